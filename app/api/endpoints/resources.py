@@ -1,0 +1,101 @@
+"""Resources of projects. Those of a deleted project are hidden until it is restored."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from fastapi import Query as QueryParameters
+from sqlalchemy import Select, and_, bindparam, delete, func, select
+
+from app.api.deps import AsMember, Context, ReadAsViewer
+from app.api.documented import documented
+from app.api.listing import Listing
+from app.api.retry import RetryingRoute
+from app.core.exceptions import NotFound, ProjectNotFound
+from app.database import Query
+from app.models import Project, Resource
+from app.schemas.common import Page
+from app.schemas.resource import ResourceCreate, ResourceList, ResourceRead, ResourceUpdate
+from app.utils.json import to_json
+
+router = APIRouter(prefix="/resources", tags=["resources"], route_class=RetryingRoute)
+
+COLUMNS = tuple(ResourceRead.model_fields)
+
+
+def of_live_projects(tenant_id: Any) -> Select[Resource]:
+    """Return the SELECT of the tenant's resources whose project is not deleted."""
+    return (
+        select(Resource)
+        .join(Project, and_(Project.tenant_id == Resource.tenant_id, Project.id == Resource.project_id))
+        .where(Resource.tenant_id == tenant_id, Project.tenant_id == tenant_id, Project.is_deleted.is_(False))
+    )
+
+
+LIST = Listing(
+    of_live_projects(bindparam("tenant_id")),
+    model=Resource,
+    columns=COLUMNS,
+    filters={"project_id": Resource.project_id == bindparam("project_id"), "type": Resource.type == bindparam("type")},
+    search=(Resource.name,),
+)
+ONE = Query(of_live_projects(bindparam("tenant_id")).with_only_columns(*(getattr(Resource, name) for name in COLUMNS)).where(Resource.id == bindparam("id")))
+
+
+@router.get("", response_model=Page[ResourceRead], responses=documented())
+async def list_resources(caller: ReadAsViewer, asked: Annotated[ResourceList, QueryParameters()]) -> Response:
+    """List the tenant's resources. `q` looks in the name."""
+    async with caller.read() as reader:
+        return Response(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked), media_type="application/json")
+
+
+@router.get("/{resource_id}", response_model=ResourceRead, responses=documented(NotFound))
+async def read_resource(resource_id: UUID, caller: ReadAsViewer) -> Response:
+    """Show one resource."""
+    async with caller.read() as reader:
+        row = await reader.fetch_one(ONE, tenant_id=caller.tenant.id, id=resource_id)
+    if row is None:
+        raise NotFound
+    return Response(to_json(dict(row)), media_type="application/json")
+
+
+@router.post("", status_code=201, responses=documented(ProjectNotFound))
+async def create_resource(new: ResourceCreate, ctx: AsMember, response: Response) -> ResourceRead:
+    """Create a resource in a project."""
+    # FOR SHARE: the project must not be deleted between this look and our commit.
+    await ctx.get_or_404(
+        select(Project.id).where(Project.tenant_id == ctx.tenant.id, Project.id == new.project_id, Project.is_deleted.is_(False)).with_for_update(read=True),
+        ProjectNotFound,
+    )
+    resource = Resource(tenant_id=ctx.tenant.id, project_id=new.project_id, name=new.name, type=new.type, data=new.data, created_by=ctx.user.id)
+    ctx.session.add(resource)
+    await ctx.session.flush()
+    await ctx.session.refresh(resource)
+    response.headers["Location"] = f"/api/v1/resources/{resource.id}"
+    return ResourceRead.model_validate(resource)
+
+
+@router.patch("/{resource_id}", responses=documented(NotFound))
+async def update_resource(resource_id: UUID, change: ResourceUpdate, ctx: AsMember) -> ResourceRead:
+    """Change a resource. Each change makes a new version."""
+    resource = await _resource(ctx, resource_id)
+    changes = change.changes_to(resource)
+    if changes:
+        for name, value in changes.items():
+            setattr(resource, name, value)
+        resource.version += 1
+        resource.updated_at = func.now()
+        await ctx.session.flush()
+        await ctx.session.refresh(resource)
+    return ResourceRead.model_validate(resource)
+
+
+@router.delete("/{resource_id}", status_code=204, responses=documented(NotFound))
+async def delete_resource(resource_id: UUID, ctx: AsMember) -> None:
+    """Delete a resource for good."""
+    await _resource(ctx, resource_id)
+    await ctx.session.execute(delete(Resource).where(Resource.tenant_id == ctx.tenant.id, Resource.id == resource_id))
+
+
+async def _resource(ctx: Context, resource_id: UUID) -> Resource:
+    return await ctx.get_or_404(of_live_projects(ctx.tenant.id).where(Resource.id == resource_id).with_for_update(of=Resource))

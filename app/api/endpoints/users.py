@@ -1,0 +1,121 @@
+"""The people of a tenant."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from fastapi import Query as QueryParameters
+from sqlalchemy import bindparam, delete, func, select, update
+
+from app.api.deps import AsAdmin, AsViewer, Context, ReadAsAdmin, ReadAsViewer
+from app.api.documented import documented
+from app.api.listing import Listing
+from app.api.retry import RetryingRoute
+from app.core.exceptions import EmailTaken, Forbidden, LastAdmin, NotFound, WeakPassword
+from app.core.passwords import refuse_weak
+from app.database import Query
+from app.models import Project, Resource, Role, Tenant, User
+from app.schemas.common import Page
+from app.schemas.user import UserCreate, UserList, UserRead, UserUpdate
+from app.services.registration import flush_user
+from app.utils.json import to_json
+
+router = APIRouter(prefix="/users", tags=["users"], route_class=RetryingRoute)
+
+COLUMNS = tuple(UserRead.model_fields)
+OF_TENANT = select(User).where(User.tenant_id == bindparam("tenant_id"))
+LIST = Listing(
+    OF_TENANT,
+    model=User,
+    columns=COLUMNS,
+    filters={"role": User.role == bindparam("role"), "is_active": User.is_active == bindparam("is_active")},
+    search=(User.full_name, User.email),
+)
+ONE = Query(OF_TENANT.with_only_columns(*(getattr(User, name) for name in COLUMNS)).where(User.id == bindparam("id")))
+ADMINS_TO_CHANGE = frozenset({"role", "is_active"})
+
+
+@router.get("", response_model=Page[UserRead], responses=documented())
+async def list_users(caller: ReadAsViewer, asked: Annotated[UserList, QueryParameters()]) -> Response:
+    """List the tenant's users. `q` looks in name and address."""
+    async with caller.read() as reader:
+        return Response(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked), media_type="application/json")
+
+
+@router.get("/{user_id}", response_model=UserRead, responses=documented(NotFound))
+async def read_user(user_id: UUID, caller: ReadAsViewer) -> Response:
+    """Show one user."""
+    async with caller.read() as reader:
+        row = await reader.fetch_one(ONE, tenant_id=caller.tenant.id, id=user_id)
+    if row is None:
+        raise NotFound
+    return Response(to_json(dict(row)), media_type="application/json")
+
+
+@router.post("", status_code=201, responses=documented(EmailTaken, WeakPassword))
+async def create_user(new: UserCreate, caller: ReadAsAdmin, response: Response) -> UserRead:
+    """Add a user. Admins only. Without a password the user cannot sign in yet."""
+    password_hash = None
+    if new.password is not None:
+        refuse_weak(new.password, email=new.email, tenant_name=caller.tenant.name, tenant_slug=caller.tenant.slug)
+        # Before the transaction: hashing takes a quarter of a second, and connections are few.
+        password_hash = await caller.services.passwords.hash(new.password)
+    async with caller.write() as ctx:
+        user = User(tenant_id=ctx.tenant.id, email=new.email, full_name=new.full_name, role=new.role, password_hash=password_hash)
+        ctx.session.add(user)
+        await flush_user(ctx.session)
+        await ctx.session.refresh(user)
+    response.headers["Location"] = f"/api/v1/users/{user.id}"
+    return UserRead.model_validate(user)
+
+
+@router.patch("/{user_id}", responses=documented(NotFound, EmailTaken, LastAdmin))
+async def update_user(user_id: UUID, change: UserUpdate, ctx: AsViewer) -> UserRead:
+    """Change a user. Admins change anybody's name, address, role and whether they are active; others their own name and address."""
+    if not ctx.is_admin:
+        if user_id != ctx.user.id:
+            raise Forbidden("Only an admin may change other users.")
+        if change.model_fields_set & ADMINS_TO_CHANGE:
+            raise Forbidden("Only an admin may change `role` or `is_active`.")
+    if change.model_fields_set & ADMINS_TO_CHANGE:
+        await _lock_tenant(ctx)
+    user = await ctx.get_or_404(select(User).where(User.tenant_id == ctx.tenant.id, User.id == user_id).with_for_update())
+    changes = change.changes_to(user)
+    if changes.get("role", Role.ADMIN) != Role.ADMIN or changes.get("is_active") is False:
+        await _refuse_last_admin(ctx, user)
+    if "email" in changes:
+        changes["email_verified"] = False
+    if changes:
+        for name, value in changes.items():
+            setattr(user, name, value)
+        user.updated_at = func.now()
+        await flush_user(ctx.session)
+        await ctx.session.refresh(user)
+        ctx.after_commit(lambda: ctx.services.stamps.renew(ctx.tenant.id, user_id))
+    return UserRead.model_validate(user)
+
+
+@router.delete("/{user_id}", status_code=204, responses=documented(NotFound, LastAdmin))
+async def delete_user(user_id: UUID, ctx: AsAdmin) -> None:
+    """Delete a user. Admins only. What the user owned or made stays, without an owner."""
+    await _lock_tenant(ctx)
+    user = await ctx.get_or_404(select(User).where(User.tenant_id == ctx.tenant.id, User.id == user_id).with_for_update())
+    await _refuse_last_admin(ctx, user)
+    # Not ON DELETE SET NULL: a distributed table cannot have it.
+    await ctx.session.execute(update(Project).where(Project.tenant_id == ctx.tenant.id, Project.owner_id == user_id).values(owner_id=None))
+    await ctx.session.execute(update(Resource).where(Resource.tenant_id == ctx.tenant.id, Resource.created_by == user_id).values(created_by=None))
+    await ctx.session.execute(delete(User).where(User.tenant_id == ctx.tenant.id, User.id == user_id))
+    ctx.after_commit(lambda: ctx.services.stamps.renew(ctx.tenant.id, user_id))
+
+
+async def _lock_tenant(ctx: Context) -> None:
+    """Have changes to who is an admin come one after the other. Counting without the lock lets two admins remove each other."""
+    await ctx.session.execute(select(Tenant.id).where(Tenant.id == ctx.tenant.id).with_for_update())
+
+
+async def _refuse_last_admin(ctx: Context, user: User) -> None:
+    if user.role != Role.ADMIN or not user.is_active:
+        return
+    others = select(func.count()).where(User.tenant_id == ctx.tenant.id, User.role == Role.ADMIN, User.is_active, User.id != user.id)
+    if (await ctx.session.execute(others)).scalar_one() == 0:
+        raise LastAdmin

@@ -1,0 +1,48 @@
+"""What the OpenAPI document says beyond what the code says by itself."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.schemas.common import Problem
+
+DESCRIPTION = """
+Every call below `/api/v1` belongs to one tenant, named by the header `X-Tenant-Slug`, by the subdomain, or by the header `X-Tenant-ID`.
+
+**To try the calls here:** sign in with `POST /api/v1/auth/login`, copy the `access_token`, press **Authorize**, and give the token and the tenant's slug.
+
+Errors are problem documents (RFC 9457); their `code` is stable.
+"""
+
+SECURITY_SCHEMES = {
+    "bearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "The access token of POST /api/v1/auth/login"},
+    "tenantSlug": {"type": "apiKey", "in": "header", "name": "X-Tenant-Slug", "description": "The tenant's slug, such as acme"},
+}
+PUBLIC = frozenset({"/health", "/health/live", "/health/ready", "/api/v1/auth/register", "/api/v1/auth/login"})
+
+
+def describe(app: FastAPI) -> None:
+    """Have `app.openapi()` name the security schemes, which operations need them, and the form of errors."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            components = schema.setdefault("components", {})
+            components["securitySchemes"] = SECURITY_SCHEMES
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            components["schemas"] |= {**problem.pop("$defs", {}), "Problem": problem}
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    if path not in PUBLIC:
+                        operation["security"] = [{"bearerAuth": [], "tenantSlug": []}]
+                    operation["responses"].setdefault("500", documented_500())
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
+
+
+def documented_500() -> dict[str, Any]:
+    """Return what the document says of an error that nobody foresaw."""
+    return {"description": "`internal_error`", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}

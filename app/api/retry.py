@@ -1,0 +1,37 @@
+"""Runs a request again, whole, when its transaction lost against another one."""
+
+from fastapi.routing import APIRoute
+from starlette.types import Message, Receive, Scope, Send
+
+from app.core.exceptions import Overloaded
+from app.database import TransactionConflict
+
+ATTEMPTS = 3
+
+
+class RetryingRoute(APIRoute):
+    """A route whose request is run up to three times. Nothing of a lost attempt remains: its transaction was rolled back, and nothing was answered."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received: list[Message] = []
+        for _ in range(ATTEMPTS):
+            try:
+                await super().handle(scope, _replayed(received, receive), send)
+            except TransactionConflict:
+                continue
+            return
+        raise Overloaded("Too many requests change the same thing at this moment. Try again shortly.")
+
+
+def _replayed(received: list[Message], receive: Receive) -> Receive:
+    """Return a `receive` that gives what earlier attempts have read of the body first."""
+    position = 0
+
+    async def replay() -> Message:
+        nonlocal position
+        if position == len(received):
+            received.append(await receive())
+        position += 1
+        return received[position - 1]
+
+    return replay

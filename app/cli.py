@@ -1,0 +1,134 @@
+"""The operator's command line: `python -m app.cli --help`. Connects as the owner's role, DATABASE_ADMIN_URL."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from redis import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Engine, create_engine, func, select, update
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.orm import Session as OrmSession
+
+from app.config import Settings, get_settings
+from app.core.stamps import STAMP_MILLISECONDS, stamp_key
+from app.models import Project, Tenant, Tier, User, new_id
+from app.services.demo import DEMO_PASSWORD, DEMO_SLUG, DEMO_USERS
+from app.services.roles import prepare_database
+from app.services.seeding import seed_demo as seed
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Operate the service.")
+database = typer.Typer(no_args_is_help=True, help="The database itself.")
+tenants = typer.Typer(no_args_is_help=True, help="Tenants: what they themselves cannot change.")
+cli.add_typer(database, name="database")
+cli.add_typer(tenants, name="tenants")
+console = Console()
+
+Slug = Annotated[str, typer.Argument(help="The tenant's slug", show_default=False)]
+
+
+@contextmanager
+def owner() -> Iterator[tuple[Settings, Engine]]:
+    """Give the settings and the owner's engine; say in one sentence what is wrong where they cannot be had."""
+    try:
+        settings = get_settings()
+        engine = create_engine(settings.owner_url)
+        yield settings, engine
+        engine.dispose()
+    except (OperationalError, ProgrammingError) as error:
+        sys.exit(f"PostgreSQL said: {str(error.orig).strip().splitlines()[0]}")
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+@database.command()
+def prepare() -> None:
+    """Create the database and the service's role, where they are missing, and set the role's timeouts."""
+    with owner() as (settings, _):
+        for line in prepare_database(settings.owner_url, settings.service_url) or ["nothing to do"]:
+            console.print(line)
+
+
+@cli.command()
+def seed_demo() -> None:
+    """Make the demo tenant with an admin, a member and a viewer. Not in production."""
+    with owner() as (settings, engine):
+        if settings.environment == "production":
+            sys.exit("ENVIRONMENT is production: a tenant with a password that everybody knows has no place there.")
+        made = seed(engine, settings.password_hash_rounds)
+        console.print(f"tenant {DEMO_SLUG}: {'made' if made else 'there already'}; password {DEMO_PASSWORD} for {', '.join(user.email for user in DEMO_USERS)}")
+
+
+@tenants.command("list")
+def list_tenants() -> None:
+    """List the tenants, newest first."""
+    with owner() as (_, engine), OrmSession(engine) as session:
+        users = select(func.count()).where(User.tenant_id == Tenant.id).scalar_subquery()
+        projects = select(func.count()).where(Project.tenant_id == Tenant.id).scalar_subquery()
+        rows = session.execute(select(Tenant, users, projects).order_by(Tenant.created_at.desc()))
+        table = Table("slug", "name", "tier", "active", "users", "projects", "requests/min", "burst", "since")
+        for tenant, user_count, project_count in rows:
+            table.add_row(
+                tenant.slug,
+                tenant.name,
+                tenant.subscription_tier,
+                "yes" if tenant.is_active else "no",
+                str(user_count),
+                str(project_count),
+                str(tenant.rate_limit_per_minute or "by tier"),
+                str(tenant.rate_limit_burst or "by tier"),
+                f"{tenant.created_at:%Y-%m-%d}",
+            )
+        console.print(table)
+
+
+@tenants.command()
+def suspend(slug: Slug) -> None:
+    """Suspend a tenant: all its requests are refused, on every server, from the next one on."""
+    _change(slug, is_active=False)
+
+
+@tenants.command()
+def activate(slug: Slug) -> None:
+    """Take a suspension back."""
+    _change(slug, is_active=True)
+
+
+@tenants.command()
+def set_tier(slug: Slug, tier: Tier) -> None:
+    """Put a tenant on another tier."""
+    _change(slug, subscription_tier=tier.value)
+
+
+@tenants.command()
+def set_limits(
+    slug: Slug,
+    per_minute: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Requests a minute; left out: as the tier says")] = None,
+    burst: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Requests at once; left out: as the tier says")] = None,
+) -> None:
+    """Override a tenant's rate limits, or take the override back."""
+    _change(slug, rate_limit_per_minute=per_minute, rate_limit_burst=burst)
+
+
+def _change(slug: str, **values: object) -> None:
+    with owner() as (settings, engine):
+        with OrmSession(engine) as session, session.begin():
+            changed = update(Tenant).where(Tenant.slug == slug).values(**values, updated_at=func.now()).returning(Tenant.id)
+            tenant_id = session.execute(changed).scalar_one_or_none()
+        if tenant_id is None:
+            sys.exit(f"There is no tenant {slug}.")
+        # The servers learn of it by the tenant's stamp; see app/core/stamps.py.
+        try:
+            with Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2) as redis:
+                redis.set(stamp_key(tenant_id), new_id().hex, px=STAMP_MILLISECONDS)
+        except (RedisError, OSError):
+            console.print("Redis could not be told: servers that can reach it may go on as before for up to five minutes.")
+        console.print(f"{slug}: " + ", ".join(f"{name} = {value}" for name, value in values.items()))
+
+
+if __name__ == "__main__":
+    cli()

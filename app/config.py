@@ -1,0 +1,155 @@
+"""The service's settings, read from the environment and from `.env`, grouped by concern."""
+
+from functools import lru_cache
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+
+DEVELOPMENT_SECRET = "development-only-secret-that-production-refuses"  # noqa: S105 (production refuses to start with it)
+MINIMUM_SECRET_LENGTH = 32
+MINIMUM_PRODUCTION_ROUNDS = 12
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class TierLimits(BaseModel):
+    """What a subscription tier allows. `None` means unlimited."""
+
+    model_config = ConfigDict(frozen=True)
+
+    requests_per_minute: PositiveInt
+    burst: PositiveInt
+    users: PositiveInt | None
+    projects: PositiveInt | None
+    resources: PositiveInt | None
+    audit_days: PositiveInt
+
+
+def default_tiers() -> dict[str, TierLimits]:
+    """Return the tiers as they are sold when nothing else is configured."""
+    rows: dict[str, tuple[int, int, int | None, int | None, int | None, int]] = {
+        "free": (120, 60, 10, 100, 1_000, 30),
+        "basic": (600, 150, 50, 1_000, 20_000, 90),
+        "premium": (3_000, 600, 500, 10_000, 500_000, 365),
+        "enterprise": (12_000, 2_400, None, None, None, 7 * 365),
+    }
+    names = tuple(TierLimits.model_fields)
+    return {tier: TierLimits(**dict(zip(names, row, strict=True))) for tier, row in rows.items()}
+
+
+class UnsafeSettings(ValueError):
+    """The settings are fit for development only, and ENVIRONMENT is production."""
+
+
+class Settings(BaseSettings):
+    """Every setting, with the default that suits development. Lists are comma separated, `TIERS` is JSON."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    # The process
+    environment: Literal["development", "test", "production"] = "development"
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    metrics_port: int | None = Field(default=None, ge=1, le=65535, description="Internal port of /metrics on METRICS_HOST; unset: off")
+    worker_metrics_port: int | None = Field(default=None, ge=1, le=65535, description="The same for the worker")
+    metrics_host: str = "127.0.0.1"
+    drain_seconds: float = Field(default=0.0, ge=0, description="How long after SIGTERM the process still serves while /health/ready says 503")
+
+    # Who may call, and under which names
+    base_domain: str | None = Field(default="localhost", description="acme.<BASE_DOMAIN> is the tenant with the subdomain acme")
+    allowed_hosts: CommaSeparated = ("*",)
+    allowed_origins: CommaSeparated = ()
+    trusted_proxies: CommaSeparated = Field(default=(), description="Addresses or networks whose X-Forwarded-* headers count")
+
+    # PostgreSQL: the service's role owns nothing; the owner's role migrates
+    database_url: SecretStr = SecretStr("postgresql://saas_service:saas_service@127.0.0.1:5432/saas")
+    database_admin_url: SecretStr | None = None
+    database_pool_size: PositiveInt = 20
+    database_max_overflow: int = Field(default=40, ge=0)
+    database_pool_timeout: float = Field(default=5.0, gt=0, description="Seconds a request waits for a connection before it is told 503")
+    database_connect_timeout: float = Field(default=5.0, gt=0)
+
+    # Redis
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_timeout: float = Field(default=0.08, gt=0, description="Seconds one call may take before Redis counts as away")
+    redis_max_connections: PositiveInt = 50
+
+    # Tokens and passwords
+    secret_key: SecretStr = SecretStr(DEVELOPMENT_SECRET)
+    secret_keys_previous: CommaSeparated = Field(default=(), description="Keys that still verify tokens, after SECRET_KEY was changed")
+    access_token_minutes: PositiveInt = 30
+    refresh_token_days: PositiveInt = 30
+    token_issuer: str = "saas-platform"  # noqa: S105 (a name)
+    token_audience: str = "saas-platform-api"  # noqa: S105 (a name)
+    password_hash_rounds: int = Field(default=12, ge=4, le=16)
+
+    # Limits
+    rate_limit_fallback: Literal["local", "open", "closed"] = "local"
+    anonymous_requests_per_minute: PositiveInt = 60
+    anonymous_burst: PositiveInt = 30
+    max_body_bytes: PositiveInt = 1_048_576
+    body_timeout: float = Field(default=30.0, gt=0, description="Seconds a client has to send a whole body")
+    tiers: dict[str, TierLimits] = Field(default_factory=default_tiers)
+
+    # Background work
+    view_flush_seconds: float = Field(default=5.0, gt=0, description="How often buffered view counts are written to PostgreSQL")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
+        for name in ("allowed_hosts", "allowed_origins", "trusted_proxies", "secret_keys_previous"):
+            value = values.get(name)
+            if isinstance(value, str):
+                values[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+        return values
+
+    @model_validator(mode="after")
+    def _refuse_unsafe_production(self) -> Self:
+        if missing := set(default_tiers()) - set(self.tiers):
+            raise ValueError(f"TIERS lacks {', '.join(sorted(missing))}")
+        if self.environment != "production":
+            return self
+        secrets = (self.secret_key.get_secret_value(), *self.secret_keys_previous)
+        unsafe = {
+            f"SECRET_KEY must be set, and have at least {MINIMUM_SECRET_LENGTH} characters": any(
+                secret == DEVELOPMENT_SECRET or len(secret) < MINIMUM_SECRET_LENGTH for secret in secrets
+            ),
+            "ALLOWED_HOSTS must name the hosts that are served": "*" in self.allowed_hosts,
+            "ALLOWED_ORIGINS must not be *": "*" in self.allowed_origins,
+            "BASE_DOMAIN must be your domain, or empty": self.base_domain == "localhost",
+            f"PASSWORD_HASH_ROUNDS must be at least {MINIMUM_PRODUCTION_ROUNDS}": self.password_hash_rounds < MINIMUM_PRODUCTION_ROUNDS,
+        }
+        if problems := [text for text, broken in unsafe.items() if broken]:
+            raise UnsafeSettings("ENVIRONMENT is production, but: " + "; ".join(problems))
+        return self
+
+    @property
+    def service_url(self) -> URL:
+        """The service role's URL, for asyncpg."""
+        return with_driver(self.database_url.get_secret_value(), "asyncpg")
+
+    @property
+    def owner_url(self) -> URL:
+        """The owner role's URL, for psycopg2. Raises `ValueError` where DATABASE_ADMIN_URL is not set."""
+        if self.database_admin_url is None:
+            raise ValueError("DATABASE_ADMIN_URL is not set: migrations and the operator's commands need the role that owns the tables")
+        return with_driver(self.database_admin_url.get_secret_value(), "psycopg2")
+
+
+def with_driver(url: str, driver: Literal["asyncpg", "psycopg2"]) -> URL:
+    """Return the URL with the driver put in, and the TLS option under the name that the driver knows."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise ValueError("a database URL begins with postgresql://")
+    parsed = parsed.set(drivername=f"postgresql+{driver}")
+    if driver == "asyncpg" and "sslmode" in parsed.query:
+        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": str(parsed.query["sslmode"])})
+    return parsed
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Return the process's settings. Raises `pydantic.ValidationError` when they are invalid or unsafe."""
+    return Settings()

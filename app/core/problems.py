@@ -1,0 +1,96 @@
+"""Errors on the wire: RFC 9457 problem documents, for our own refusals and for the framework's."""
+
+from typing import Any, cast
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from app.core import exceptions
+from app.core.exceptions import InternalError, Refusal, Unprocessable
+from app.database import DatabaseBusy, DatabaseFault, DatabaseUnavailable
+from app.utils.json import to_json
+
+log = structlog.get_logger(__name__)
+
+OF_STATUS: dict[int, type[Refusal]] = {
+    refusal.status: refusal
+    for refusal in (
+        exceptions.BadRequest,
+        exceptions.Forbidden,
+        exceptions.NotFound,
+        exceptions.MethodNotAllowed,
+        exceptions.RequestTimeout,
+        exceptions.ContentTooLarge,
+        exceptions.UnsupportedMediaType,
+        exceptions.Unprocessable,
+    )
+}
+
+
+def problem(refusal: Refusal, scope: Scope) -> Response:
+    """Return the response to a refused request."""
+    document = {
+        "type": "about:blank",
+        "title": refusal.title(),
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "instance": scope.get("path", ""),
+        "code": refusal.code,
+        "request_id": scope.get("state", {}).get("request_id"),
+        **refusal.extensions,
+    }
+    return Response(to_json(document), refusal.status, refusal.headers, "application/problem+json")
+
+
+def refusal_of(error: Exception) -> Refusal | None:
+    """Return what to tell the client about an error; None for one that nobody foresaw."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, DatabaseBusy):
+        return exceptions.Overloaded()
+    if isinstance(error, DatabaseFault):
+        return exceptions.DatabaseAway()
+    if isinstance(error, RequestValidationError):
+        return Unprocessable("A value in the request is not acceptable; `errors` names each.", errors=_fields(error))
+    if isinstance(error, HTTPException):
+        kind = OF_STATUS.get(error.status_code, exceptions.BadRequest)
+        detail = "This body cannot be read as JSON." if error.status_code == 400 else None
+        return kind(detail, headers=dict(error.headers or {}))
+    return None
+
+
+def answer(error: Exception, scope: Scope) -> Response:
+    """Return the response to any error, and log those that are ours to mend. Shows no stack trace, SQL or secret."""
+    refusal = refusal_of(error)
+    if refusal is None:
+        log.error("unhandled error", exc_info=error)
+        refusal = InternalError()
+    elif isinstance(error, DatabaseFault):
+        log.warning("database fault", error=str(error), cause=type(error.__cause__).__name__)
+    return problem(refusal, scope)
+
+
+def install(app: FastAPI) -> None:
+    """Have the application answer its own and the framework's errors as problem documents."""
+
+    async def handler(request: Request, error: Exception) -> Response:
+        return answer(error, request.scope)
+
+    # Not TransactionConflict: the route runs the whole request again first.
+    for kind in (Refusal, DatabaseBusy, DatabaseUnavailable, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, handler)
+
+
+def _fields(error: RequestValidationError) -> list[dict[str, Any]]:
+    """Return what was wrong and where, without the input: it may be a password."""
+    return [{"loc": [_plain(part) for part in item["loc"]], "msg": item["msg"], "type": item["type"]} for item in cast("list[dict[str, Any]]", error.errors())]
+
+
+def _plain(part: str | int) -> str | int:
+    """Return a part of a location that can be written as UTF-8: a key of the body may hold a lone surrogate."""
+    return part.encode("utf-8", "replace").decode() if isinstance(part, str) else part

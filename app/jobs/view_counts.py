@@ -1,0 +1,73 @@
+"""Carries buffered project views from Redis to PostgreSQL: none lost and none added twice, wherever the process is killed.
+
+A batch is split off in Redis by renaming, under an identifier. Each tenant's part is added in one transaction that also records the identifier, so a
+batch that is taken up again after a kill adds only what it had not. One batch is under way at a time; several workers may work on it at once.
+"""
+
+from collections import defaultdict
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+from sqlalchemy import ARRAY, BigInteger, Uuid, bindparam, delete, func, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.view_counts import BATCH_KEY, PENDING_KEY
+from app.database import Database
+from app.models import Project, ViewCountBatch, new_id
+from app.utils import metrics
+
+TAKE_BATCH = """
+if redis.call('EXISTS', KEYS[2]) == 0 then
+    if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+    redis.call('RENAME', KEYS[1], KEYS[2])
+    redis.call('HSET', KEYS[2], 'batch', ARGV[1])
+end
+return redis.call('HGETALL', KEYS[2])
+"""
+DROP_BATCH = "if redis.call('HGET', KEYS[1], 'batch') == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+log = structlog.get_logger(__name__)
+
+
+async def flush_view_counts(database: Database, redis: Redis) -> int:
+    """Write one batch. Returns how many views were added by this call. Raises `DatabaseFault` and redis-py's errors; then call again later."""
+    flat = await redis.eval(TAKE_BATCH, 2, PENDING_KEY, BATCH_KEY, str(new_id()))
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    if not fields:
+        return 0
+    batch = fields.pop(b"batch")
+    views: defaultdict[UUID, dict[UUID, int]] = defaultdict(dict)
+    for field, count in fields.items():
+        tenant, _, project = field.decode().partition(":")
+        views[UUID(tenant)][UUID(project)] = int(count)
+    added = 0
+    for tenant_id, counts in views.items():
+        try:
+            async with database.transaction(tenant_id) as session:
+                added += await _add(session, tenant_id, UUID(batch.decode()), counts)
+        except IntegrityError:
+            log.info("views of a tenant that is no more were dropped", tenant_id=str(tenant_id))
+    await redis.eval(DROP_BATCH, 1, BATCH_KEY, batch)
+    metrics.VIEWS_FLUSHED.inc(added)
+    return added
+
+
+async def _add(session: AsyncSession, tenant_id: UUID, batch: UUID, counts: dict[UUID, int]) -> int:
+    record = insert(ViewCountBatch).values(tenant_id=tenant_id, id=batch).on_conflict_do_nothing().returning(ViewCountBatch.id)
+    if (await session.execute(record)).scalar_one_or_none() is None:
+        return 0
+    # An older batch was finished before this one began, so nothing can ask for its record again.
+    await session.execute(delete(ViewCountBatch).where(ViewCountBatch.tenant_id == tenant_id, ViewCountBatch.id != batch))
+    given = func.unnest(
+        bindparam("ids", list(counts), type_=ARRAY(Uuid(as_uuid=True))), bindparam("views", list(counts.values()), type_=ARRAY(BigInteger))
+    ).table_valued("id", "views", name="given")
+    await session.execute(
+        update(Project)
+        .where(Project.tenant_id == tenant_id, Project.id == given.c.id)
+        .values(view_count=Project.view_count + given.c.views)
+        .execution_options(synchronize_session=False)
+    )
+    return sum(counts.values())

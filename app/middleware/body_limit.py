@@ -1,0 +1,58 @@
+"""What a request's body may be: JSON, at most so many bytes, and here within so many seconds."""
+
+import asyncio
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.exceptions import BadRequest, ContentTooLarge, UnsupportedMediaType
+from app.middleware.trusted_host import header
+
+
+class BodyLimitMiddleware:
+    """Refuses a body that is too large before it is read whole, one that is not JSON, and one that does not arrive."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout: float) -> None:
+        self.app = app
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = header(scope, b"content-length")
+        if (length is None or length == "0") and header(scope, b"transfer-encoding") is None:
+            await self.app(scope, receive, send)
+            return
+        if length is not None and not length.isdecimal():
+            raise BadRequest("Content-Length must be a number.")
+        if length is not None and int(length) > self._max_bytes:
+            raise ContentTooLarge(f"The body may have {self._max_bytes} bytes at most.")
+        media_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise UnsupportedMediaType
+        await self.app(scope, self._limited(receive), send)
+
+    def _limited(self, receive: Receive) -> Receive:
+        received = 0
+        complete = False
+        deadline = asyncio.get_running_loop().time() + self._timeout
+
+        async def limited() -> Message:
+            nonlocal received, complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                # FastAPI reads the body inside a catch-all that lets only HTTPException through.
+                raise HTTPException(408) from None
+            received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if received > self._max_bytes:
+                raise HTTPException(413)
+            return message
+
+        return limited

@@ -1,0 +1,31 @@
+"""Turns whatever is raised further in, by middleware or by the application, into a problem document."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.problems import answer
+
+
+class ErrorMiddleware:
+    """Answers every error. One that comes after the response has begun is raised on, so that the server breaks the connection off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def watch(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            response = answer(error, scope)
+            if begun:
+                raise
+            await response(scope, receive, send)

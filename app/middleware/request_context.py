@@ -1,0 +1,72 @@
+"""The outermost middleware: gives each request an identifier, times it, logs one line, counts it, and adds the headers that others asked for."""
+
+import re
+from contextvars import Token
+from time import perf_counter
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.utils import metrics
+from app.utils.logging import request_state
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+UNLOGGED = frozenset({"/health", "/health/live", "/health/ready"})
+
+log = structlog.get_logger("request")
+
+
+def add_headers(scope: Scope, headers: dict[str, str]) -> None:
+    """Have headers added to the response, whoever makes it."""
+    scope["state"]["response_headers"] += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+class RequestContextMiddleware:
+    """Opens and closes what belongs to one request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = perf_counter()
+        state: dict[str, Any] = scope.setdefault("state", {})
+        request_id = state["request_id"] = _request_id(scope)
+        state["response_headers"] = [(b"x-request-id", request_id.encode())]
+        status = 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                seconds = perf_counter() - started
+                timing = [(b"x-process-time", b"%.6f" % seconds), (b"server-timing", b"app;dur=%.3f" % (seconds * 1000))]
+                message["headers"] = [*message["headers"], *state["response_headers"], *timing]
+            await send(message)
+
+        token: Token[Any] = request_state.set(state)
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            _record(scope, status, perf_counter() - started)
+            request_state.reset(token)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value.decode() if _REQUEST_ID.match(value) else uuid4().hex
+    return uuid4().hex
+
+
+def _record(scope: Scope, status: int, seconds: float) -> None:
+    # The route's pattern, not the path: a path would make a series of its own for every identifier.
+    route = scope["route"].path if "route" in scope and status != 405 else "(none)"
+    metrics.REQUESTS.labels(scope["method"] if route != "(none)" else "(any)", route, status).inc()
+    metrics.DURATION.labels(route).observe(seconds)
+    if scope["path"] not in UNLOGGED:
+        log.info("request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(seconds * 1000, 3))

@@ -1,0 +1,41 @@
+"""Finds the tenant of a request and puts it into `request.state.tenant`."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.core.exceptions import TenantInactive, TenantNotFound, TenantRequired
+from app.core.tenancy import TenantDirectory, TenantInfo, name_in_request
+from app.middleware.trusted_host import header
+
+API_PREFIX = "/api/v1/"
+
+# These take the tenant's slug in the body, and read the tenant themselves, from PostgreSQL.
+SLUG_IN_BODY = frozenset({"/api/v1/auth/register", "/api/v1/auth/login"})
+
+
+class TenantMiddleware:
+    """Resolves the tenant by X-Tenant-Slug, by subdomain, or by X-Tenant-ID, in that order."""
+
+    def __init__(self, app: ASGIApp, directory: TenantDirectory, base_domain: str | None) -> None:
+        self.app = app
+        self._directory = directory
+        self._base_domain = base_domain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(API_PREFIX):
+            state = scope["state"]
+            name = name_in_request(header(scope, b"x-tenant-slug"), header(scope, b"host"), header(scope, b"x-tenant-id"), self._base_domain)
+            state["tenant_name"] = name
+            if scope["path"] not in SLUG_IN_BODY:
+                if name is None:
+                    raise TenantRequired
+                state["tenant"] = usable(await self._directory.guess(name))
+        await self.app(scope, receive, send)
+
+
+def usable(tenant: TenantInfo | None) -> TenantInfo:
+    """Return the tenant. Raises `TenantNotFound` where there is none, `TenantInactive` where it is suspended."""
+    if tenant is None:
+        raise TenantNotFound
+    if not tenant.is_active:
+        raise TenantInactive
+    return tenant

@@ -1,0 +1,30 @@
+"""Signed-in sessions: what an access token's `sid` names."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Index, LargeBinary, PrimaryKeyConstraint, UniqueConstraint, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import TenantModel, same_tenant_key, tenant_key
+
+
+class Session(TenantModel):
+    """One sign-in on one device. Of the refresh token only the SHA-256 is kept."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        tenant_key(),
+        same_tenant_key("user_id", "users", ondelete="CASCADE"),
+        UniqueConstraint("tenant_id", "refresh_token_hash"),
+        Index(None, "tenant_id", "user_id", "created_at"),
+    )
+
+    user_id: Mapped[UUID]
+    refresh_token_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    ip_address: Mapped[str | None]
+    user_agent: Mapped[str | None]
+    last_used_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]

@@ -1,0 +1,74 @@
+"""The parts of a running service, made once from the settings."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from app.config import Settings
+from app.core.cursors import Cursors
+from app.core.limits import RateLimiter
+from app.core.passwords import PasswordHasher
+from app.core.principals import PrincipalDirectory
+from app.core.redis import RedisGateway
+from app.core.security import AccessTokens
+from app.core.stamps import Stamps
+from app.core.tenancy import TenantDirectory
+from app.core.view_counts import ViewCounter
+from app.database import Database
+
+
+@dataclass
+class Readiness:
+    """Whether the process takes requests: not before it has started, and no more once it drains."""
+
+    ready: bool = False
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that outlives a request."""
+
+    settings: Settings
+    database: Database
+    redis: RedisGateway
+    limiter: RateLimiter
+    stamps: Stamps
+    tenants: TenantDirectory
+    principals: PrincipalDirectory
+    tokens: AccessTokens
+    passwords: PasswordHasher
+    cursors: Cursors
+    views: ViewCounter
+    readiness: Readiness
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Make all parts. Nothing is connected yet."""
+        database = Database(
+            settings.service_url,
+            pool_size=settings.database_pool_size,
+            max_overflow=settings.database_max_overflow,
+            pool_timeout=settings.database_pool_timeout,
+            connect_timeout=settings.database_connect_timeout,
+        )
+        redis = RedisGateway(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout, max_connections=settings.redis_max_connections)
+        return cls(
+            settings=settings,
+            database=database,
+            redis=redis,
+            limiter=RateLimiter(redis, settings),
+            stamps=Stamps(redis),
+            tenants=TenantDirectory(database, redis),
+            principals=PrincipalDirectory(database, redis),
+            tokens=AccessTokens(settings),
+            passwords=PasswordHasher(settings.password_hash_rounds),
+            cursors=Cursors(settings),
+            views=ViewCounter(redis),
+            readiness=Readiness(),
+        )
+
+    async def close(self) -> None:
+        """Give back every connection and thread."""
+        await self.views.close()
+        await self.redis.close()
+        await self.database.close()
+        self.passwords.close()

@@ -1,0 +1,112 @@
+"""Registration: founding a tenant, or joining one."""
+
+from uuid import UUID
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.exceptions import EmailTaken, RegistrationClosed, SlugTaken, TenantInactive, Unprocessable
+from app.core.passwords import refuse_weak
+from app.core.tenancy import TenantInfo, TenantName, is_valid_name
+from app.database import violated_constraint
+from app.models import RegistrationPolicy, Role, Tenant, User, new_id
+from app.schemas.auth import Registered, Registration
+from app.schemas.tenant import TenantSummary
+from app.schemas.user import UserRead
+from app.services.container import Services
+
+
+async def register(services: Services, asked: Registration) -> Registered:
+    """Register a person, and return the user and the tenant.
+
+    A free slug founds a tenant with an admin, in one transaction. Raises `EmailTaken`, `SlugTaken`, `RegistrationClosed`, `TenantInactive`, `WeakPassword`.
+    """
+    refuse_weak(asked.password, email=asked.email, tenant_name=asked.tenant_name or asked.tenant_slug, tenant_slug=asked.tenant_slug)
+    name = TenantName("slug", asked.tenant_slug)
+    tenant = await services.tenants.load(name)
+    _refuse_closed(tenant)
+    password_hash = await services.passwords.hash(asked.password)
+    if tenant is None:
+        if not is_valid_name(asked.tenant_slug):
+            raise Unprocessable("This slug is reserved. Choose another one.")
+        founded = await _found(services, asked, password_hash)
+        if founded is not None:
+            return founded
+        # Somebody founded it while we were at it.
+        tenant = await services.tenants.load(name)
+        _refuse_closed(tenant)
+        if tenant is None:
+            raise SlugTaken
+    return await _join(services, tenant, asked, password_hash)
+
+
+def _refuse_closed(tenant: TenantInfo | None) -> None:
+    if tenant is None:
+        return
+    if not tenant.is_active:
+        raise TenantInactive
+    if tenant.registration_policy == RegistrationPolicy.INVITE_ONLY:
+        raise RegistrationClosed
+
+
+async def _found(services: Services, asked: Registration, password_hash: str) -> Registered | None:
+    """Make the tenant and its first admin; None where the slug was taken meanwhile."""
+    tenant_id = new_id()
+    async with services.database.transaction(tenant_id) as session:
+        await lock_tenant_names(session)
+        await refuse_foreign_subdomain(session, asked.tenant_slug)
+        founding = (
+            insert(Tenant)
+            .values(id=tenant_id, slug=asked.tenant_slug, subdomain=asked.tenant_slug, name=asked.tenant_name or asked.tenant_slug)
+            .on_conflict_do_nothing(index_elements=["slug"])
+            .returning(Tenant.id)
+        )
+        if (await session.execute(founding)).scalar_one_or_none() is None:
+            return None
+        user = await add_user(session, tenant_id, asked, password_hash, role=Role.ADMIN, is_active=True)
+        tenant = await session.get_one(Tenant, tenant_id)
+        return _registered(user, TenantSummary.model_validate(tenant))
+
+
+async def _join(services: Services, tenant: TenantInfo, asked: Registration, password_hash: str) -> Registered:
+    is_active = tenant.registration_policy == RegistrationPolicy.OPEN
+    async with services.database.transaction(tenant.id) as session:
+        user = await add_user(session, tenant.id, asked, password_hash, role=Role.VIEWER, is_active=is_active)
+        return _registered(user, TenantSummary.model_validate(tenant))
+
+
+async def add_user(session: AsyncSession, tenant_id: UUID, asked: Registration, password_hash: str, *, role: Role, is_active: bool) -> User:
+    """Add a user. Raises `EmailTaken`."""
+    user = User(tenant_id=tenant_id, email=asked.email, full_name=asked.full_name, role=role, is_active=is_active, password_hash=password_hash)
+    session.add(user)
+    await flush_user(session)
+    await session.refresh(user)
+    return user
+
+
+async def flush_user(session: AsyncSession) -> None:
+    """Send a new or changed user to PostgreSQL. Raises `EmailTaken`."""
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        if violated_constraint(error) == "uq_users_tenant_id_email":
+            raise EmailTaken from None
+        raise
+
+
+async def lock_tenant_names(session: AsyncSession) -> None:
+    """Until the transaction ends, let nobody else take a slug or a subdomain: each must differ from all of both kinds."""
+    await session.execute(select(func.pg_advisory_xact_lock(func.hashtext("tenant names"))))
+
+
+async def refuse_foreign_subdomain(session: AsyncSession, slug: str) -> None:
+    """Raise `SlugTaken` where the slug is another tenant's subdomain: one name must never mean two tenants."""
+    taken = exists().where(Tenant.subdomain == slug, Tenant.slug != slug)
+    if (await session.execute(select(taken))).scalar_one():
+        raise SlugTaken
+
+
+def _registered(user: User, tenant: TenantSummary) -> Registered:
+    return Registered(**UserRead.model_validate(user).model_dump(), tenant=tenant)

@@ -1,0 +1,73 @@
+"""Structured logs: JSON in production, readable in a terminal. Every line says which request, tenant and user it is about."""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from app.utils.json import to_json
+
+# The running request's state, by reference: it learns of the tenant and the user while the request goes on.
+request_state: ContextVar[MutableMapping[str, Any] | None] = ContextVar("request_state", default=None)
+
+SECRET_WORDS = ("password", "token", "secret", "authorization", "cookie", "otp")
+REDACTED = "[redacted]"
+
+
+def configure_logging(log_format: str, level: str) -> None:
+    """Set up structlog and the standard library's logging to write lines to standard output."""
+    as_json = log_format == "json" or (log_format == "auto" and not sys.stdout.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_request,
+        redact,
+    ]
+    # Without the local variables of each frame: a request's headers are among them, and so the caller's token.
+    tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+    ending: list[structlog.typing.Processor] = (
+        [tracebacks, structlog.processors.JSONRenderer(serializer=_serialize)]
+        if as_json
+        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    )
+    structlog.configure(
+        processors=[*shared, *ending],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending])
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for noisy in ("uvicorn.access", "httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def add_request(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    """Add the running request's identifier, tenant and user."""
+    state = request_state.get()
+    if state is not None:
+        event.setdefault("request_id", state.get("request_id"))
+        if (tenant := state.get("tenant")) is not None:
+            event.setdefault("tenant", tenant.slug)
+        if (claims := state.get("claims")) is not None:
+            event.setdefault("user_id", str(claims.user_id))
+    return event
+
+
+def redact(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    """Blank out values whose name says that they are secret."""
+    for key in event:
+        if any(word in key.lower() for word in SECRET_WORDS):
+            event[key] = REDACTED
+    return event
+
+
+def _serialize(event: Any, **_: Any) -> str:
+    return to_json(event).decode()

@@ -1,0 +1,1 @@
+"""Local servers and the supervisor behind `make run`."""
