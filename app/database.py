@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import Select, event, literal, select
+from sqlalchemy import Select, event, func, literal, select
 from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -83,6 +83,7 @@ class Query:
 
 
 ONE = Query(select(literal(1)))
+MAX_CONNECTIONS = Query(select(func.current_setting("max_connections")))
 
 
 class Reader:
@@ -114,6 +115,7 @@ class Database:
             json_serializer=lambda value: to_json(value).decode(),
             connect_args={"timeout": connect_timeout, "server_settings": {"application_name": "saas-api"}},
         )
+        self._most = pool_size + max_overflow
         pool = self.engine.sync_engine.pool
         event.listen(pool, "connect", _refuse_unsafe_role)
         event.listen(pool, "checkout", _discard_dead_connection)
@@ -128,6 +130,17 @@ class Database:
         """Run a query. Raises `DatabaseFault` when PostgreSQL does not answer, `UnsafeRole` when the role is too powerful."""
         async with self.read(None) as reader:
             await reader.fetch_one(ONE)
+
+    @property
+    def most_connections(self) -> int:
+        """How many connections this process may open."""
+        return self._most
+
+    async def connections_allowed(self) -> int:
+        """Return the server's max_connections. Raises `DatabaseFault`."""
+        async with self.read(None) as reader:
+            row = await reader.fetch_one(MAX_CONNECTIONS)
+        return int(row[0]) if row else 0
 
     @asynccontextmanager
     async def transaction(self, tenant_id: UUID | None) -> AsyncIterator[AsyncSession]:
@@ -148,24 +161,21 @@ class Database:
                 # What an exception left open is rolled back as the connection returns to the pool, cancelled or not.
                 await connection.close()
 
-    async def _begin(self, tenant_id: UUID | None) -> "tuple[AsyncConnection, Driver]":
-        opening = "BEGIN; " + _set_tenant(tenant_id)
-        for attempt in (1, 2):
-            connection = await self.engine.connect()
+    async def _begin(self, tenant_id: UUID | None, *, again: bool = True) -> "tuple[AsyncConnection, Driver]":
+        connection = await self.engine.connect()
+        try:
             driver = cast("Driver", (await connection.get_raw_connection()).driver_connection)
-            try:
-                await driver.execute(opening)
-            except BaseException as error:
-                if not driver.is_closed():
-                    await connection.close()
-                    raise
+            await driver.execute("BEGIN; " + _set_tenant(tenant_id))
+        except BaseException as error:
+            dead = isinstance(error, DEAD_CONNECTION)
+            if dead:
                 await connection.invalidate()
-                await connection.close()
-                if attempt == 2 or not isinstance(error, DEAD_CONNECTION):
-                    raise
-            else:
-                return connection, driver
-        raise AssertionError("unreachable")
+            await connection.close()
+            # Nothing has happened yet, so a connection that died in the pool is replaced, once.
+            if dead and again:
+                return await self._begin(tenant_id, again=False)
+            raise
+        return connection, driver
 
     @asynccontextmanager
     async def read(self, tenant_id: UUID | None) -> AsyncIterator[Reader]:
@@ -178,7 +188,7 @@ class Database:
                 try:
                     await driver.execute(opening)
                 except DEAD_CONNECTION:
-                    # Nothing has happened yet, so a connection that died in the pool is replaced, once.
+                    # Replaced once, as in _begin.
                     pooled.invalidate()
                     pooled = await self.engine.raw_connection()
                     driver = cast("Driver", pooled.driver_connection)

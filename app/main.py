@@ -28,6 +28,9 @@ from app.services.container import Services
 from app.utils.logging import configure_logging
 from app.utils.metrics import serve_metrics
 
+# For migrations, backups, and an operator at night.
+SPARE_CONNECTIONS = 10
+
 log = structlog.get_logger(__name__)
 
 
@@ -40,7 +43,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if settings.metrics_port is not None:
         serve_metrics(settings.metrics_host, settings.metrics_port)
     try:
-        await services.database.check()
+        await log_connections(services)
     except DatabaseFault as error:
         log.warning("PostgreSQL is not there yet; /health/ready says so until it is", error=str(error.__cause__ or error))
     services.readiness.ready = True
@@ -48,6 +51,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     services.readiness.ready = False
     await services.close()
+
+
+async def log_connections(services: Services) -> None:
+    """Log how many connections this process may take of those that PostgreSQL allows; loudly where that is too many."""
+    most, allowed = services.database.most_connections, await services.database.connections_allowed()
+    write = log.info if most <= allowed - SPARE_CONNECTIONS else log.warning
+    write("database connections: the pools of all processes together must stay below", this_process=most, all_processes=allowed - SPARE_CONNECTIONS)
 
 
 def middleware_of(services: Services) -> list[Middleware]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from passlib.context import CryptContext
@@ -12,7 +12,9 @@ from sqlalchemy.pool import NullPool
 
 from app.config import Settings, with_driver
 from app.core.security import AccessTokens
-from app.models import Project, Resource, Role, Session, Tenant, User, new_id
+from app.models import Base, Project, Resource, Role, Session, Tenant, User, new_id
+
+Row = TypeVar("Row", bound=Base)
 
 PASSWORD = "a long passphrase"
 PASSWORD_HASH = CryptContext(schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=4).hash(PASSWORD)
@@ -90,7 +92,7 @@ class Factory:
             result = await connection.execute(text(sql), parameters)
             return list(result) if result.returns_rows else []
 
-    async def _add(self, row: Any) -> Any:
+    async def _add(self, row: Row) -> Row:
         async with AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
             session.add(row)
             await session.flush()

@@ -4,6 +4,8 @@ Each constraint has a name and a statement of its own, as a distributed database
 table: even their owner, unless it has BYPASSRLS, sees only the rows of the tenant that the transaction has named.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from alembic import op
@@ -18,7 +20,7 @@ NAME_FORM = "'^[a-z0-9](?:[a-z0-9-]{1,61}[a-z0-9])$'"
 TIME = sa.DateTime(timezone=True)
 
 
-def column(name: str, kind: sa.types.TypeEngine[object], default: str | None = None, *, nullable: bool = False) -> sa.Column[object]:
+def column(name: str, kind: sa.types.TypeEngine[Any], default: str | None = None, *, nullable: bool = False) -> sa.Column[Any]:
     """Return a column; `default` is SQL."""
     return sa.Column(name, kind, server_default=None if default is None else sa.text(default), nullable=nullable)
 
@@ -159,7 +161,7 @@ def create_resources() -> None:
     index("resources", "created_by")
 
 
-def create_tenant_table(table: str, *columns: sa.Column[object]) -> None:
+def create_tenant_table(table: str, *columns: sa.Column[Any]) -> None:
     """Create a table whose rows belong to a tenant."""
     op.create_table(table, column("tenant_id", sa.Uuid()), column("id", sa.Uuid()), *columns)
     op.create_primary_key(f"pk_{table}", table, ["tenant_id", "id"])

@@ -162,7 +162,7 @@ class RequestTimeout(Refusal):
 
 
 class Conflict(Refusal):
-    """The request conflicts with what is there."""
+    """Somebody else has just changed what this request refers to. Look again, and try again."""
 
     status = 409
     code = "conflict"

@@ -1,10 +1,12 @@
 """Errors on the wire: RFC 9457 problem documents, for our own refusals and for the framework's."""
 
+from http import HTTPStatus
 from typing import Any, cast
 
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,10 +14,13 @@ from starlette.types import Scope
 
 from app.core import exceptions
 from app.core.exceptions import InternalError, Refusal, Unprocessable
-from app.database import DatabaseBusy, DatabaseFault, DatabaseUnavailable
+from app.database import DatabaseBusy, DatabaseFault, DatabaseUnavailable, sqlstate_of
 from app.utils.json import to_json
 
 log = structlog.get_logger(__name__)
+
+# A row that this one refers to was removed, or one with the same key added, after the endpoint had looked: foreign key, unique.
+CONCURRENT_CHANGE = frozenset({"23503", "23505"})
 
 OF_STATUS: dict[int, type[Refusal]] = {
     refusal.status: refusal
@@ -51,16 +56,22 @@ def refusal_of(error: Exception) -> Refusal | None:
     """Return what to tell the client about an error; None for one that nobody foresaw."""
     if isinstance(error, Refusal):
         return error
-    if isinstance(error, DatabaseBusy):
-        return exceptions.Overloaded()
-    if isinstance(error, DatabaseFault):
-        return exceptions.DatabaseAway()
     if isinstance(error, RequestValidationError):
         return Unprocessable("A value in the request is not acceptable; `errors` names each.", errors=_fields(error))
     if isinstance(error, HTTPException):
         kind = OF_STATUS.get(error.status_code, exceptions.BadRequest)
-        detail = "This body cannot be read as JSON." if error.status_code == 400 else None
+        detail = "This body cannot be read as JSON." if error.status_code == HTTPStatus.BAD_REQUEST else None
         return kind(detail, headers=dict(error.headers or {}))
+    return _database_refusal(error)
+
+
+def _database_refusal(error: Exception) -> Refusal | None:
+    if isinstance(error, DatabaseBusy):
+        return exceptions.Overloaded()
+    if isinstance(error, DatabaseFault):
+        return exceptions.DatabaseAway()
+    if isinstance(error, IntegrityError) and sqlstate_of(error) in CONCURRENT_CHANGE:
+        return exceptions.Conflict()
     return None
 
 
@@ -82,7 +93,7 @@ def install(app: FastAPI) -> None:
         return answer(error, request.scope)
 
     # Not TransactionConflict: the route runs the whole request again first.
-    for kind in (Refusal, DatabaseBusy, DatabaseUnavailable, RequestValidationError, HTTPException):
+    for kind in (Refusal, DatabaseBusy, DatabaseUnavailable, IntegrityError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handler)
 
 

@@ -10,6 +10,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, ClusterDownError, ConnectionError, MasterDownError, ReadOnlyError, TimeoutError  # noqa: A004 (redis-py's names)
 
+from app.utils import metrics
+
 PROBE_SECONDS = 1.0
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, ClusterDownError, MasterDownError, OSError, asyncio.TimeoutError)
 
@@ -69,6 +71,7 @@ class RedisGateway:
     def _open(self, error: BaseException) -> None:
         if self._probe is None:
             log.warning("redis is away", error=type(error).__name__)
+            metrics.REDIS_AWAY.set(1)
             self._probe = asyncio.get_running_loop().create_task(self._probe_until_back())
             for action in self._on_away:
                 action()
@@ -84,5 +87,6 @@ class RedisGateway:
             except AWAY:
                 continue
             self._probe = None
+            metrics.REDIS_AWAY.set(0)
             log.info("redis is back")
             return
