@@ -4,13 +4,14 @@ A new tenant table needs, beside its CREATE TABLE: the primary key (tenant_id, i
 that begin with tenant_id, row-level security with its policy, and grants for the service's role. Each constraint has a name and a statement of its own.
 """
 
-from alembic import op
 import sqlalchemy as sa
+
+from alembic import op
 ${imports if imports else ""}
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
-branch_labels = ${repr(branch_labels)}
-depends_on = ${repr(depends_on)}
+revision = "${up_revision}"
+down_revision = ${'"%s"' % down_revision if down_revision else None}
+branch_labels = None
+depends_on = None
 
 
 def upgrade() -> None:

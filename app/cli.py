@@ -36,7 +36,7 @@ def owner() -> Iterator[tuple[Settings, Engine]]:
     """Give the settings and the owner's engine; say in one sentence what is wrong where they cannot be had."""
     try:
         settings = get_settings()
-        engine = create_engine(settings.owner_url)
+        engine = create_engine(settings.owner_url, hide_parameters=True)
         yield settings, engine
         engine.dispose()
     except (OperationalError, ProgrammingError) as error:

@@ -112,6 +112,8 @@ class Database:
             pool_timeout=pool_timeout,
             # We send BEGIN and COMMIT ourselves: BEGIN travels in one message with SET LOCAL, and the driver is told nothing twice.
             isolation_level="AUTOCOMMIT",
+            # An error's text would show the values: addresses, hashes, whatever was in the body.
+            hide_parameters=True,
             json_serializer=lambda value: to_json(value).decode(),
             connect_args={"timeout": connect_timeout, "server_settings": {"application_name": "saas-api"}},
         )

@@ -10,10 +10,9 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api.endpoints import system
 from app.api.endpoints.documentation import mount_documentation
 from app.api.openapi import DESCRIPTION, describe
-from app.api.router import router
+from app.api.router import routes
 from app.config import Settings, get_settings
 from app.core import problems
 from app.database import DatabaseFault
@@ -99,12 +98,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
         lifespan=lifespan,
+        routes=routes(),
         middleware=middleware_of(services),
     )
     app.state.services = services
     problems.install(app)
-    app.include_router(system.router)
-    app.include_router(router)
     mount_documentation(app)
     describe(app)
     return app

@@ -9,7 +9,8 @@ from app.schemas.common import Problem
 DESCRIPTION = """
 Every call below `/api/v1` belongs to one tenant, named by the header `X-Tenant-Slug`, by the subdomain, or by the header `X-Tenant-ID`.
 
-**To try the calls here:** sign in with `POST /api/v1/auth/login`, copy the `access_token`, press **Authorize**, and give the token and the tenant's slug.
+**To try the calls here:** open `POST /api/v1/auth/login` and press *Execute*: the page then uses the token and the tenant for every other call.
+**Authorize** takes another token or slug.
 
 Errors are problem documents (RFC 9457); their `code` is stable.
 """
@@ -34,6 +35,7 @@ def describe(app: FastAPI) -> None:
             components["schemas"] |= {**problem.pop("$defs", {}), "Problem": problem}
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
+                    summarize(operation)
                     if path not in PUBLIC:
                         operation["security"] = [{"bearerAuth": [], "tenantSlug": []}]
                     operation["responses"].setdefault("500", documented_500())
@@ -41,6 +43,14 @@ def describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
+
+
+def summarize(operation: dict[str, Any]) -> None:
+    """Take the first sentence of the endpoint's docstring for the summary, and the rest for the description."""
+    first, _, rest = operation["description"].partition(". ")
+    if "\n" in first:
+        first, _, rest = operation["description"].partition("\n")
+    operation["summary"], operation["description"] = first.strip().rstrip("."), rest.strip()
 
 
 def documented_500() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from redis.exceptions import BusyLoadingError, ClusterDownError, ConnectionError
 from app.utils import metrics
 
 PROBE_SECONDS = 1.0
+CATCH_UP_SECONDS = 5.0
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, ClusterDownError, MasterDownError, OSError, asyncio.TimeoutError)
 
 Result = TypeVar("Result")
@@ -29,8 +30,9 @@ class RedisGateway:
     def __init__(self, url: str, *, timeout: float, max_connections: int) -> None:
         """Make the client; nothing is connected yet. `timeout` is the most, in seconds, that any one call may take."""
         self._timeout = timeout
+        # No time-outs of redis-py's own: `call` has one for everything, and on Python 3.11 each of redis-py's costs a task.
         pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-            url, max_connections=max_connections, timeout=timeout, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
+            url, max_connections=max_connections, timeout=None, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0)
         )
         self.client: Redis = Redis(connection_pool=pool)
         self._probe: asyncio.Task[None] | None = None
@@ -50,12 +52,12 @@ class RedisGateway:
         """Have `action` awaited each time Redis answers again, just before the breaker closes."""
         self._on_return.append(action)
 
-    async def call(self, operation: Callable[[Redis], Awaitable[Result]]) -> Result:
-        """Run one operation. Raises `RedisAway`."""
+    async def call(self, operation: Callable[[Redis], Awaitable[Result]], timeout: float | None = None) -> Result:  # noqa: ASYNC109 (the breaker needs to see it)
+        """Run one operation, within `timeout` seconds where that is not the usual. Raises `RedisAway`."""
         if self._probe is not None:
             raise RedisAway
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout or self._timeout):
                 return await operation(self.client)
         except AWAY as error:
             self._open(error)
@@ -82,8 +84,9 @@ class RedisGateway:
             try:
                 async with asyncio.timeout(self._timeout):
                     await self.client.ping()
-                for action in self._on_return:
-                    await action()
+                async with asyncio.timeout(CATCH_UP_SECONDS):
+                    for action in self._on_return:
+                        await action()
             except AWAY:
                 continue
             self._probe = None

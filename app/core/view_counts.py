@@ -6,6 +6,7 @@ own to which Redis never replies (CLIENT REPLY OFF). `app.jobs.view_counts` carr
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from uuid import UUID
 
 from redis.asyncio.connection import AbstractConnection
@@ -40,8 +41,9 @@ class ViewCounter:
 
     async def close(self) -> None:
         """Send what waits, if Redis is there, and close the connection."""
-        if not self._redis.is_away:
-            await self._send_waiting()
+        if self._waiting:
+            with suppress(RedisAway):
+                await self._redis.call(lambda _: self._send_waiting())
         await self._drop_connection()
 
     async def _send(self, field: str, views: int) -> None:

@@ -8,12 +8,12 @@ from collections import defaultdict
 from uuid import UUID
 
 import structlog
-from redis.asyncio import Redis
 from sqlalchemy import ARRAY, BigInteger, Uuid, bindparam, delete, func, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.core.redis import RedisGateway
 from app.core.view_counts import BATCH_KEY, PENDING_KEY
 from app.database import Database
 from app.models import Project, ViewCountBatch, new_id
@@ -27,14 +27,17 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
 end
 return redis.call('HGETALL', KEYS[2])
 """
+# A batch may hold every project of every tenant.
+REDIS_SECONDS = 10.0
+
 DROP_BATCH = "if redis.call('HGET', KEYS[1], 'batch') == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 log = structlog.get_logger(__name__)
 
 
-async def flush_view_counts(database: Database, redis: Redis) -> int:
-    """Write one batch. Returns how many views were added by this call. Raises `DatabaseFault` and redis-py's errors; then call again later."""
-    flat = await redis.eval(TAKE_BATCH, 2, PENDING_KEY, BATCH_KEY, str(new_id()))
+async def flush_view_counts(database: Database, redis: RedisGateway) -> int:
+    """Write one batch. Returns how many views were added by this call. Raises `DatabaseFault` and `RedisAway`; then call again later."""
+    flat = await redis.call(lambda client: client.eval(TAKE_BATCH, 2, PENDING_KEY, BATCH_KEY, str(new_id())), timeout=REDIS_SECONDS)
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     if not fields:
         return 0
@@ -50,7 +53,7 @@ async def flush_view_counts(database: Database, redis: Redis) -> int:
                 added += await _add(session, tenant_id, UUID(batch.decode()), counts)
         except IntegrityError:
             log.info("views of a tenant that is no more were dropped", tenant_id=str(tenant_id))
-    await redis.eval(DROP_BATCH, 1, BATCH_KEY, batch)
+    await redis.call(lambda client: client.eval(DROP_BATCH, 1, BATCH_KEY, batch), timeout=REDIS_SECONDS)
     metrics.VIEWS_FLUSHED.inc(added)
     return added
 

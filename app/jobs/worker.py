@@ -6,9 +6,9 @@ import sys
 from collections.abc import Awaitable, Callable
 
 import structlog
-from redis.exceptions import RedisError
 
 from app.config import Settings, get_settings
+from app.core.redis import RedisAway
 from app.database import DatabaseFault, UnsafeRole
 from app.jobs.view_counts import flush_view_counts
 from app.services.container import Services
@@ -24,7 +24,7 @@ async def repeat(name: str, seconds: float, job: Callable[[], Awaitable[object]]
         last = stopping.is_set()
         try:
             await job()
-        except (DatabaseFault, RedisError, OSError, TimeoutError) as error:
+        except (DatabaseFault, RedisAway) as error:
             log.warning("job failed, will be tried again", job=name, error=type(error).__name__)
         if last:
             return
@@ -44,7 +44,7 @@ async def work(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     log.info("worker started")
     try:
-        await repeat("flush view counts", settings.view_flush_seconds, lambda: flush_view_counts(services.database, services.redis.client), stopping)
+        await repeat("flush view counts", settings.view_flush_seconds, lambda: flush_view_counts(services.database, services.redis), stopping)
     finally:
         await services.close()
     log.info("worker stopped")

@@ -9,11 +9,11 @@ from uuid import uuid4
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.middleware.trusted_host import HEALTH_PATHS
 from app.utils import metrics
 from app.utils.logging import request_state
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
-UNLOGGED = frozenset({"/health", "/health/live", "/health/ready"})
 
 log = structlog.get_logger("request")
 
@@ -68,5 +68,5 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
     route = scope["route"].path if "route" in scope and status != 405 else "(none)"
     metrics.REQUESTS.labels(scope["method"] if route != "(none)" else "(any)", route, status).inc()
     metrics.DURATION.labels(route).observe(seconds)
-    if scope["path"] not in UNLOGGED:
+    if scope["path"] not in HEALTH_PATHS:
         log.info("request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(seconds * 1000, 3))

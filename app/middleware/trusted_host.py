@@ -6,6 +6,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.exceptions import BadRequest
 
+HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
+
 
 class InvalidHost(BadRequest):
     """This host is not served here."""
@@ -14,7 +16,10 @@ class InvalidHost(BadRequest):
 
 
 class TrustedHostMiddleware:
-    """Checks the Host header against ALLOWED_HOSTS: exact names, `*.example.com` for everything below a domain, or `*`."""
+    """Checks the Host header against ALLOWED_HOSTS: exact names, `*.example.com` for everything below a domain, or `*`.
+
+    Not for /health: load balancers and containers ask by address.
+    """
 
     def __init__(self, app: ASGIApp, allowed_hosts: tuple[str, ...]) -> None:
         self.app = app
@@ -23,7 +28,7 @@ class TrustedHostMiddleware:
         self._suffixes = tuple(host[1:].lower() for host in allowed_hosts if host.startswith("*."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._any:
+        if scope["type"] == "http" and not self._any and scope["path"] not in HEALTH_PATHS:
             host = without_port(header(scope, b"host") or "").lower()
             if host not in self._exact and not host.endswith(self._suffixes or ("\0",)):
                 raise InvalidHost

@@ -27,6 +27,4 @@ class Health(BaseModel):
 class Probe(BaseModel):
     """The answer to a liveness or readiness probe."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"status": "ready"}})
-
     status: Literal["alive", "ready"]

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import structlog
@@ -64,9 +65,15 @@ def add_request(logger: WrappedLogger, name: str, event: EventDict) -> EventDict
 def redact(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     """Blank out values whose name says that they are secret."""
     for key in event:
-        if any(word in key.lower() for word in SECRET_WORDS):
+        if is_secret(key):
             event[key] = REDACTED
     return event
+
+
+@cache
+def is_secret(key: str) -> bool:
+    """Whether a value of that name has no place in a log."""
+    return any(word in key.lower() for word in SECRET_WORDS)
 
 
 def _serialize(event: Any, **_: Any) -> str:

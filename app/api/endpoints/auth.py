@@ -16,7 +16,7 @@ from app.services.container import Services
 from app.services.registration import register as register_person
 from app.services.sign_in import sign_in
 
-router = APIRouter(prefix="/auth", tags=["auth"], route_class=RetryingRoute)
+router = APIRouter(prefix="/api/v1/auth", tags=["auth"], route_class=RetryingRoute)
 
 
 @router.post(

@@ -3,13 +3,13 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Response
-from fastapi import Query as QueryParameters
+from fastapi import APIRouter, Depends, Response
 from sqlalchemy import bindparam, exists, func, select
 
 from app.api.deps import AsAdmin, AsMember, Context, ReadAsViewer
 from app.api.documented import documented
 from app.api.listing import Listing
+from app.api.query import parameters_of, query_of
 from app.api.retry import RetryingRoute
 from app.core.exceptions import Forbidden, NotFound, OwnerNotFound
 from app.database import Query
@@ -18,7 +18,7 @@ from app.schemas.common import Page
 from app.schemas.project import ProjectCreate, ProjectList, ProjectRead, ProjectUpdate
 from app.utils.json import to_json
 
-router = APIRouter(prefix="/projects", tags=["projects"], route_class=RetryingRoute)
+router = APIRouter(prefix="/api/v1/projects", tags=["projects"], route_class=RetryingRoute)
 
 COLUMNS = tuple(ProjectRead.model_fields)
 OF_TENANT = select(Project).where(Project.tenant_id == bindparam("tenant_id"))
@@ -33,8 +33,8 @@ LIST_WITH_DELETED = Listing(OF_TENANT, **OPTIONS)
 ONE = Query(OF_TENANT.with_only_columns(*(getattr(Project, name) for name in COLUMNS)).where(Project.id == bindparam("id"), Project.is_deleted.is_(False)))
 
 
-@router.get("", response_model=Page[ProjectRead], responses=documented())
-async def list_projects(caller: ReadAsViewer, asked: Annotated[ProjectList, QueryParameters()]) -> Response:
+@router.get("", response_model=Page[ProjectRead], responses=documented(), openapi_extra=parameters_of(ProjectList))
+async def list_projects(caller: ReadAsViewer, asked: Annotated[ProjectList, Depends(query_of(ProjectList))]) -> Response:
     """List the tenant's projects. `q` looks in name and description."""
     if asked.include_deleted and not caller.is_admin:
         raise Forbidden("Only an admin may list deleted projects.")

@@ -3,13 +3,13 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Response
-from fastapi import Query as QueryParameters
+from fastapi import APIRouter, Depends, Response
 from sqlalchemy import Select, and_, bindparam, delete, func, select
 
 from app.api.deps import AsMember, Context, ReadAsViewer
 from app.api.documented import documented
 from app.api.listing import Listing
+from app.api.query import parameters_of, query_of
 from app.api.retry import RetryingRoute
 from app.core.exceptions import NotFound, ProjectNotFound
 from app.database import Query
@@ -18,7 +18,7 @@ from app.schemas.common import Page
 from app.schemas.resource import ResourceCreate, ResourceList, ResourceRead, ResourceUpdate
 from app.utils.json import to_json
 
-router = APIRouter(prefix="/resources", tags=["resources"], route_class=RetryingRoute)
+router = APIRouter(prefix="/api/v1/resources", tags=["resources"], route_class=RetryingRoute)
 
 COLUMNS = tuple(ResourceRead.model_fields)
 
@@ -42,8 +42,8 @@ LIST = Listing(
 ONE = Query(of_live_projects(bindparam("tenant_id")).with_only_columns(*(getattr(Resource, name) for name in COLUMNS)).where(Resource.id == bindparam("id")))
 
 
-@router.get("", response_model=Page[ResourceRead], responses=documented())
-async def list_resources(caller: ReadAsViewer, asked: Annotated[ResourceList, QueryParameters()]) -> Response:
+@router.get("", response_model=Page[ResourceRead], responses=documented(), openapi_extra=parameters_of(ResourceList))
+async def list_resources(caller: ReadAsViewer, asked: Annotated[ResourceList, Depends(query_of(ResourceList))]) -> Response:
     """List the tenant's resources. `q` looks in the name."""
     async with caller.read() as reader:
         return Response(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked), media_type="application/json")

@@ -11,7 +11,7 @@ from app.models import Tenant
 from app.schemas.tenant import TenantRead, TenantUpdate
 from app.services.registration import lock_tenant_names
 
-router = APIRouter(prefix="/tenant", tags=["tenant"], route_class=RetryingRoute)
+router = APIRouter(prefix="/api/v1/tenant", tags=["tenant"], route_class=RetryingRoute)
 
 
 @router.get("", responses=documented())

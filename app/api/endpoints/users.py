@@ -3,13 +3,13 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Response
-from fastapi import Query as QueryParameters
+from fastapi import APIRouter, Depends, Response
 from sqlalchemy import bindparam, delete, func, select, update
 
 from app.api.deps import AsAdmin, AsViewer, Context, ReadAsAdmin, ReadAsViewer
 from app.api.documented import documented
 from app.api.listing import Listing
+from app.api.query import parameters_of, query_of
 from app.api.retry import RetryingRoute
 from app.core.exceptions import EmailTaken, Forbidden, LastAdmin, NotFound, WeakPassword
 from app.core.passwords import refuse_weak
@@ -20,7 +20,7 @@ from app.schemas.user import UserCreate, UserList, UserRead, UserUpdate
 from app.services.registration import flush_user
 from app.utils.json import to_json
 
-router = APIRouter(prefix="/users", tags=["users"], route_class=RetryingRoute)
+router = APIRouter(prefix="/api/v1/users", tags=["users"], route_class=RetryingRoute)
 
 COLUMNS = tuple(UserRead.model_fields)
 OF_TENANT = select(User).where(User.tenant_id == bindparam("tenant_id"))
@@ -35,8 +35,8 @@ ONE = Query(OF_TENANT.with_only_columns(*(getattr(User, name) for name in COLUMN
 ADMINS_TO_CHANGE = frozenset({"role", "is_active"})
 
 
-@router.get("", response_model=Page[UserRead], responses=documented())
-async def list_users(caller: ReadAsViewer, asked: Annotated[UserList, QueryParameters()]) -> Response:
+@router.get("", response_model=Page[UserRead], responses=documented(), openapi_extra=parameters_of(UserList))
+async def list_users(caller: ReadAsViewer, asked: Annotated[UserList, Depends(query_of(UserList))]) -> Response:
     """List the tenant's users. `q` looks in name and address."""
     async with caller.read() as reader:
         return Response(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked), media_type="application/json")
