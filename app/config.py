@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     # PostgreSQL: the service's role owns nothing; the owner's role migrates
     database_url: SecretStr = SecretStr("postgresql://saas_service:saas_service@127.0.0.1:5432/saas")
     database_admin_url: SecretStr | None = None
-    database_pool_size: PositiveInt = 20
-    database_max_overflow: int = Field(default=40, ge=0)
+    database_pool_size: PositiveInt = 40
+    database_max_overflow: int = Field(default=20, ge=0)
     database_pool_timeout: float = Field(default=5.0, gt=0, description="Seconds a request waits for a connection before it is told 503")
     database_connect_timeout: float = Field(default=5.0, gt=0)
 

@@ -11,7 +11,7 @@ row-level security as the transaction begins, by `SET LOCAL`, which cannot outli
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -19,10 +19,10 @@ import asyncpg
 from sqlalchemy import Select, event, func, literal, select
 from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, MissingGreenlet
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, PoolResetState
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, PoolResetState, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
 from app.utils.json import to_json
@@ -30,7 +30,7 @@ from app.utils.json import to_json
 if TYPE_CHECKING:
     Driver = asyncpg.Connection[asyncpg.Record]
 
-IDLE_SECONDS_BEFORE_PING = 5.0
+IDLE_SECONDS, OPENING_SECONDS = 5.0, 2.0
 _DIALECT = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]  # untyped in SQLAlchemy
 
 DEAD_CONNECTION = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError)
@@ -104,7 +104,7 @@ class Reader:
 class Database:
     """The engine, its pool, and the only two ways to open a transaction."""
 
-    def __init__(self, url: URL, *, pool_size: int = 20, max_overflow: int = 40, pool_timeout: float = 5.0, connect_timeout: float = 5.0) -> None:
+    def __init__(self, url: URL, *, pool_size: int = 40, max_overflow: int = 20, pool_timeout: float = 5.0, connect_timeout: float = 5.0) -> None:
         self.engine: AsyncEngine = create_async_engine(
             url,
             pool_size=pool_size,
@@ -118,7 +118,7 @@ class Database:
             connect_args={"timeout": connect_timeout, "server_settings": {"application_name": "saas-api"}},
         )
         self._most = pool_size + max_overflow
-        pool = self.engine.sync_engine.pool
+        self._pool = pool = cast("QueuePool", self.engine.sync_engine.pool)
         event.listen(pool, "connect", _refuse_unsafe_role)
         event.listen(pool, "checkout", _discard_dead_connection)
         event.listen(pool, "checkin", _remember_time)
@@ -166,8 +166,8 @@ class Database:
     async def _begin(self, tenant_id: UUID | None, *, again: bool = True) -> "tuple[AsyncConnection, Driver]":
         connection = await self.engine.connect()
         try:
-            driver = cast("Driver", (await connection.get_raw_connection()).driver_connection)
-            await driver.execute("BEGIN; " + _set_tenant(tenant_id))
+            pooled = await connection.get_raw_connection()
+            driver = await _open(pooled, "BEGIN; " + _set_tenant(tenant_id))
         except BaseException as error:
             dead = isinstance(error, DEAD_CONNECTION)
             if dead:
@@ -184,21 +184,44 @@ class Database:
         """Open a read-only transaction. Row-level security shows the rows of `tenant_id` alone. Raises `DatabaseFault`."""
         opening = "BEGIN READ ONLY; " + _set_tenant(tenant_id)
         with _faults():
-            pooled = await self.engine.raw_connection()
+            pooled = await self._check_out()
             try:
-                driver = cast("Driver", pooled.driver_connection)
                 try:
-                    await driver.execute(opening)
+                    driver = await _open(pooled, opening)
                 except DEAD_CONNECTION:
                     # Replaced once, as in _begin.
                     pooled.invalidate()
-                    pooled = await self.engine.raw_connection()
-                    driver = cast("Driver", pooled.driver_connection)
-                    await driver.execute(opening)
+                    await self._check_in(pooled)
+                    pooled = await self._check_out()
+                    driver = await _open(pooled, opening)
                 yield Reader(driver)
                 await driver.execute("COMMIT")
             finally:
-                await greenlet_spawn(pooled.close)
+                await self._check_in(pooled)
+
+    async def _check_out(self) -> PoolProxiedConnection:
+        """Take a connection from the pool. Only one that has to be made needs a greenlet, and switching to one takes as long as a query."""
+        if self._pool.checkedin():
+            with suppress(MissingGreenlet):
+                return self._pool.connect()
+        return await greenlet_spawn(self._pool.connect)
+
+    async def _check_in(self, pooled: PoolProxiedConnection) -> None:
+        """Give a connection back. Only where something is left to be rolled back or closed is a greenlet needed."""
+        driver = pooled.driver_connection
+        if driver is None or driver.is_in_transaction() or self._pool.overflow() > 0:
+            await greenlet_spawn(pooled.close)
+        else:
+            pooled.close()
+
+
+async def _open(pooled: PoolProxiedConnection, opening: str) -> "Driver":
+    """Open a transaction. What has been idle for long may be dead without our having been told, so it is given only so long to answer."""
+    driver = cast("Driver", pooled.driver_connection)
+    returned_at = pooled.info.get("returned_at")
+    idle = 0.0 if returned_at is None else time.monotonic() - returned_at
+    await driver.execute(opening, timeout=OPENING_SECONDS if idle > IDLE_SECONDS else None)
+    return driver
 
 
 def _set_tenant(tenant_id: UUID | None) -> str:
@@ -264,12 +287,6 @@ def _refuse_unsafe_role(connection: Any, record: ConnectionPoolEntry) -> None:
 def _discard_dead_connection(connection: Any, record: ConnectionPoolEntry, pooled: PoolProxiedConnection) -> None:
     if connection.driver_connection.is_closed():
         raise DisconnectionError
-    returned_at = record.info.get("returned_at")
-    if returned_at is not None and time.monotonic() - returned_at > IDLE_SECONDS_BEFORE_PING:
-        try:
-            connection.run_async(lambda driver: driver.execute("SELECT 1", timeout=2.0))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            raise DisconnectionError from error
 
 
 def _remember_time(connection: Any, record: ConnectionPoolEntry) -> None:

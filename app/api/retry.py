@@ -13,6 +13,9 @@ class RetryingRoute(APIRoute):
     """A route whose request is run up to three times. Nothing of a lost attempt remains: its transaction was rolled back, and nothing was answered."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET":
+            await super().handle(scope, receive, send)
+            return
         received: list[Message] = []
         for _ in range(ATTEMPTS):
             try:

@@ -35,7 +35,7 @@ class Cursors:
         signature, payload = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:]
         if not any(hmac.compare_digest(signature, self._sign(key, binding, payload)) for key in self._keys):
             raise InvalidCursor
-        value, row_id = from_json(payload.decode())
+        value, row_id = from_json(payload)
         return (datetime.fromisoformat(value) if kind is datetime else value), UUID(row_id)
 
     @staticmethod

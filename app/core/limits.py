@@ -33,7 +33,6 @@ class RateLimiter:
     def __init__(self, redis: RedisGateway, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
-        self._script = redis.client.register_script(TAKE_SCRIPT)
         self._local = LocalBuckets()
 
     async def admit(self, tenant: TenantInfo, user_id: UUID) -> Admission:
@@ -79,11 +78,10 @@ class RateLimiter:
         )
 
     async def _take(self, buckets: Sequence[Bucket], keys: list[str]) -> tuple[Taken, Stamp | None]:
-        arguments: list[int] = [len(buckets)]
+        arguments: list[str | int] = [len(keys), *keys, len(buckets)]
         for bucket in buckets:
             arguments += (bucket.per_minute, bucket.burst)
-        arguments.append(STAMP_MILLISECONDS)
-        reply = cast("list[int | bytes]", await self._redis.call(lambda client: self._script(keys=keys, args=arguments, client=client)))
+        reply: list[int | bytes] = await self._redis.run(TAKE_SCRIPT, *arguments, STAMP_MILLISECONDS)
         numbers = cast("list[int]", reply[1 : 1 + 3 * len(buckets)])
         states = tuple(BucketState(bucket, *numbers[3 * i : 3 * i + 3]) for i, bucket in enumerate(buckets))
         stamps = cast("list[bytes]", reply[1 + 3 * len(buckets) :])

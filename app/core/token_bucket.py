@@ -9,12 +9,14 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from time import time_ns
 
+from app.core.redis import Script
+
 UNITS_PER_TOKEN = 60_000_000
 LOCAL_BUCKETS = 50_000
 
 # Taking and reading are one script, because read-modify-write from the client admits several times the limit. It also carries the stamps of
 # app.core.stamps, so that a request makes one call to Redis and no more. The time is the server's own: clients' clocks differ.
-TAKE_SCRIPT = """
+TAKE_SCRIPT = Script("""
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local buckets = tonumber(ARGV[1])
@@ -52,7 +54,7 @@ if #KEYS > buckets then
     reply[#reply + 1] = stored[buckets + 2] or ''
 end
 return reply
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)

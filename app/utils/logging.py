@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from app.utils.json import to_json
+from app.utils.json import to_json_leniently
 
 # The running request's state, by reference: it learns of the tenant and the user while the request goes on.
 request_state: ContextVar[MutableMapping[str, Any] | None] = ContextVar("request_state", default=None)
@@ -30,18 +30,15 @@ def configure_logging(log_format: str, level: str) -> None:
     ]
     # Without the local variables of each frame: a request's headers are among them, and so the caller's token.
     tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-    ending: list[structlog.typing.Processor] = (
-        [tracebacks, structlog.processors.JSONRenderer(serializer=_serialize)]
-        if as_json
-        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    )
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
-        processors=[*shared, *ending],
+        processors=[*shared, tracebacks, structlog.processors.JSONRenderer(serializer=_json_bytes)] if as_json else [*shared, console],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer) if as_json else structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
+    ending: list[structlog.typing.Processor] = [tracebacks, structlog.processors.JSONRenderer(serializer=_json_text)] if as_json else [console]
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending])
     )
@@ -76,5 +73,9 @@ def is_secret(key: str) -> bool:
     return any(word in key.lower() for word in SECRET_WORDS)
 
 
-def _serialize(event: Any, **_: Any) -> str:
-    return to_json(event).decode()
+def _json_bytes(event: Any, **_: Any) -> bytes:
+    return to_json_leniently(event)
+
+
+def _json_text(event: Any, **_: Any) -> str:
+    return to_json_leniently(event).decode()
