@@ -7,7 +7,6 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.api.endpoints.documentation import mount_documentation
@@ -17,7 +16,9 @@ from app.config import Settings, get_settings
 from app.core import problems
 from app.database import DatabaseFault
 from app.middleware.body_limit import BodyLimitMiddleware
+from app.middleware.cors import ProblemCORSMiddleware
 from app.middleware.errors import ErrorMiddleware
+from app.middleware.head import HeadMiddleware
 from app.middleware.rate_limit import RateLimitMiddleware
 from app.middleware.request_context import RequestContextMiddleware
 from app.middleware.security_headers import SecurityHeadersMiddleware
@@ -65,9 +66,11 @@ def middleware_of(services: Services) -> list[Middleware]:
     return [
         *([Middleware(TrustedProxyMiddleware, settings.trusted_proxies)] if settings.trusted_proxies else []),
         Middleware(RequestContextMiddleware),
-        *([Middleware(CORSMiddleware, **cors_of(settings))] if settings.allowed_origins else []),
         Middleware(SecurityHeadersMiddleware),
+        # Twice: CORS refuses by itself, and what is refused further in needs its headers.
+        *([Middleware(ErrorMiddleware), Middleware(ProblemCORSMiddleware, **cors_of(settings))] if settings.allowed_origins else []),
         Middleware(ErrorMiddleware),
+        Middleware(HeadMiddleware),
         Middleware(TrustedHostMiddleware, settings.allowed_hosts),
         Middleware(BodyLimitMiddleware, settings.max_body_bytes, settings.body_timeout),
         Middleware(TenantMiddleware, services.tenants, settings.base_domain),

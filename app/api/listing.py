@@ -45,8 +45,13 @@ class Listing:
         columns: Sequence[str],
         filters: Mapping[str, Any],
         search: Sequence[InstrumentedAttribute[Any]],
+        scope: str = "all",
     ) -> None:
-        """Take the statement's FROM and WHERE, the columns to answer, and what may be filtered by: `name -> condition(s)` with `bindparam(name)`."""
+        """Take the statement's FROM and WHERE, the columns to answer, and what may be filtered by: `name -> condition(s)` with `bindparam(name)`.
+
+        `scope` names which rows the statement leaves out by itself: a cursor is good for lists of the same scope only.
+        """
+        self._scope = scope
         self._base = base
         self._model = model
         self._columns = [getattr(model, name) for name in columns]
@@ -61,7 +66,7 @@ class Listing:
         parameters: dict[str, Any] = {"tenant_id": tenant_id, "limit": asked.page_size + 1, **values}
         if "q" in values:
             parameters["q"] = like_pattern(values["q"])
-        binding = [self._model.__tablename__, tenant_id, sort, sorted(values.items())]
+        binding = [self._model.__tablename__, self._scope, tenant_id, sort, sorted(values.items())]
         if asked.page is not None:
             if asked.cursor is not None:
                 raise InvalidCursor("Give either `cursor` or `page`, not both.")

@@ -211,30 +211,40 @@ class Unprocessable(Refusal):
 
     status = 422
     code = "validation_error"
+    location: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, detail: str | None = None, *, errors: list[dict[str, Any]] | None = None, location: tuple[str, ...] | None = None) -> None:
+        """Take which values are not acceptable: `errors`, or the one at `location`."""
+        super().__init__(detail)
+        self.extensions["errors"] = errors or [{"loc": location or self.location, "msg": self.detail, "type": self.code}]
 
 
 class InvalidCursor(Unprocessable):
     """The cursor is not one of this list: it was altered, or belongs to other filters, another sort or another tenant."""
 
     code = "invalid_cursor"
+    location = ("query", "cursor")
 
 
 class PageTooDeep(Unprocessable):
     """Pages end at 10,000 rows. Go on with `cursor`: it has no such limit, and costs the same at any depth."""
 
     code = "page_too_deep"
+    location = ("query", "page")
 
 
 class WeakPassword(Unprocessable):
     """The password is too easy to guess."""
 
     code = "weak_password"
+    location = ("body", "password")
 
 
 class OwnerNotFound(Unprocessable):
     """`owner_id` must be a user of this tenant."""
 
     code = "owner_not_found"
+    location = ("body", "owner_id")
 
 
 class RateLimited(Refusal):

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Scope
 
 from app.core import exceptions
@@ -90,11 +91,20 @@ def install(app: FastAPI) -> None:
     """Have the application answer its own and the framework's errors as problem documents."""
 
     async def handler(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            error = HTTPException(error.status_code, headers={"Allow": ", ".join(allowed_methods(app, request.url.path))})
         return answer(error, request.scope)
 
     # Not TransactionConflict: the route runs the whole request again first.
     for kind in (Refusal, DatabaseBusy, DatabaseUnavailable, IntegrityError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handler)
+
+
+def allowed_methods(app: FastAPI, path: str) -> list[str]:
+    """Return all methods of a path, sorted. The router itself names only those of the first route that it meets."""
+    routes = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    methods = {method for route in routes for method in route.methods or ()}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 def _fields(error: RequestValidationError) -> list[dict[str, Any]]:

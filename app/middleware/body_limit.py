@@ -8,6 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.exceptions import BadRequest, ContentTooLarge, UnsupportedMediaType
 from app.middleware.trusted_host import header
 
+LONGEST_LENGTH = 15
+
 
 class BodyLimitMiddleware:
     """Refuses a body that is too large before it is read whole, one that is not JSON, and one that does not arrive."""
@@ -27,7 +29,7 @@ class BodyLimitMiddleware:
             return
         if length is not None and not length.isdecimal():
             raise BadRequest("Content-Length must be a number.")
-        if length is not None and int(length) > self._max_bytes:
+        if length is not None and (len(length) > LONGEST_LENGTH or int(length) > self._max_bytes):
             raise ContentTooLarge(f"The body may have {self._max_bytes} bytes at most.")
         media_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
         if media_type != "application/json":
@@ -53,6 +55,9 @@ class BodyLimitMiddleware:
             complete = not message.get("more_body", False)
             if received > self._max_bytes:
                 raise HTTPException(413)
+            # No JSON in UTF-8 has this byte; Python would take one that has for UTF-16 or UTF-32.
+            if b"\0" in message.get("body", b""):
+                raise HTTPException(400)
             return message
 
         return limited

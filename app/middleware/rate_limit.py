@@ -38,6 +38,9 @@ class RateLimitMiddleware:
         state = scope["state"]
         claims = state["claims"] = self._claims(scope)
         tenant = state.get("tenant")
+        if tenant is not None and claims is not None and claims.tenant_id != tenant.id:
+            # The name may have passed to the caller's tenant since we last looked.
+            tenant = state["tenant"] = usable(await self._directory.load(state["tenant_name"]))
         if tenant is None or claims is None or claims.tenant_id != tenant.id:
             client = scope.get("client")
             return await self._limiter.admit_anonymous(client[0] if client else "unknown")

@@ -1,14 +1,15 @@
 """Registration, sign-in, and who the caller is."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.config import JsonDict
 
 from app.schemas.common import Body, Email, Name, Password, Read, Slug, Text
 from app.schemas.tenant import TENANT_EXAMPLE, TenantRead, TenantSummary
 from app.schemas.user import USER_EXAMPLE, UserRead
 
+_EMAIL: TypeAdapter[str] = TypeAdapter(Email)
 _SUMMARY: JsonDict = {name: TENANT_EXAMPLE[name] for name in ("id", "slug", "subdomain", "name")}
 
 
@@ -43,6 +44,14 @@ class Registered(UserRead):
     tenant: TenantSummary
 
 
+def as_registered(email: str) -> str:
+    """Return the address in the form in which registration keeps it; what is no address stays as it is, and will not be found."""
+    try:
+        return _EMAIL.validate_python(email)
+    except ValidationError:
+        return email.strip().lower()
+
+
 class Credentials(Body):
     """What a person signs in with."""
 
@@ -51,7 +60,7 @@ class Credentials(Body):
     )
 
     # No rules beyond length: what could never have been registered is simply wrong, and says no more than that.
-    email: Text = Field(max_length=320)
+    email: Annotated[Text, AfterValidator(as_registered)] = Field(max_length=320)
     password: Text = Field(max_length=1024)
     tenant_slug: Text = Field(max_length=100)
 

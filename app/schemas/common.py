@@ -91,7 +91,7 @@ class Listed(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     page_size: Annotated[int, Field(ge=1, le=LARGEST_PAGE)] = DEFAULT_PAGE
-    cursor: Annotated[str | None, Field(max_length=1000, description="`next_cursor` of the page before")] = None
+    cursor: Annotated[str | None, Field(description="`next_cursor` of the page before")] = None
     page: Annotated[int | None, Field(ge=1, description="A page by its number, to 10,000 rows deep. Not together with `cursor`")] = None
     with_total: bool = False
 

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 from uuid import UUID
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, StrictBool
 from pydantic.config import JsonDict
 
 from app.models import Role
@@ -61,7 +61,7 @@ class UserUpdate(Change):
     full_name: Name | None = None
     email: Email | None = None
     role: Role | None = None
-    is_active: bool | None = None
+    is_active: StrictBool | None = None
 
 
 class UserList(Listed):

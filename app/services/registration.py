@@ -23,14 +23,15 @@ async def register(services: Services, asked: Registration) -> Registered:
 
     A free slug founds a tenant with an admin, in one transaction. Raises `EmailTaken`, `SlugTaken`, `RegistrationClosed`, `TenantInactive`, `WeakPassword`.
     """
-    refuse_weak(asked.password, email=asked.email, tenant_name=asked.tenant_name or asked.tenant_slug, tenant_slug=asked.tenant_slug)
     name = TenantName("slug", asked.tenant_slug)
     tenant = await services.tenants.load(name)
     _refuse_closed(tenant)
+    tenant_name = tenant.name if tenant else asked.tenant_name or asked.tenant_slug
+    refuse_weak(asked.password, email=asked.email, tenant_name=tenant_name, tenant_slug=asked.tenant_slug)
     password_hash = await services.passwords.hash(asked.password)
     if tenant is None:
         if not is_valid_name(asked.tenant_slug):
-            raise Unprocessable("This slug is reserved. Choose another one.")
+            raise Unprocessable("This slug is reserved. Choose another one.", location=("body", "tenant_slug"))
         founded = await _found(services, asked, password_hash)
         if founded is not None:
             return founded

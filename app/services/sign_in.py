@@ -25,7 +25,7 @@ async def sign_in(services: Services, asked: Credentials, *, ip_address: str | N
     user: User | None = None
     if tenant is not None:
         async with services.database.transaction(tenant.id) as session:
-            user = (await session.execute(select(User).where(User.tenant_id == tenant.id, User.email == asked.email.strip().lower()))).scalar_one_or_none()
+            user = (await session.execute(select(User).where(User.tenant_id == tenant.id, User.email == asked.email))).scalar_one_or_none()
     # Hashed outside any transaction: it takes a quarter of a second, and connections are few.
     right = await services.passwords.verify(asked.password, user.password_hash if user else None)
     if tenant is None or user is None or not right:

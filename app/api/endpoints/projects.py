@@ -28,7 +28,7 @@ OPTIONS: dict[str, Any] = {
     "filters": {"status": Project.status == bindparam("status"), "owner_id": Project.owner_id == bindparam("owner_id")},
     "search": (Project.name, Project.description),
 }
-LIST = Listing(OF_TENANT.where(Project.is_deleted.is_(False)), **OPTIONS)
+LIST = Listing(OF_TENANT.where(Project.is_deleted.is_(False)), scope="not deleted", **OPTIONS)
 LIST_WITH_DELETED = Listing(OF_TENANT, **OPTIONS)
 ONE = Query(OF_TENANT.with_only_columns(*(getattr(Project, name) for name in COLUMNS)).where(Project.id == bindparam("id"), Project.is_deleted.is_(False)))
 

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
 from sqlalchemy import Select, and_, bindparam, delete, func, select
+from sqlalchemy.orm.attributes import flag_modified
 
 from app.api.deps import AsMember, Context, ReadAsViewer
 from app.api.documented import documented
@@ -83,6 +84,8 @@ async def update_resource(resource_id: UUID, change: ResourceUpdate, ctx: AsMemb
     if changes:
         for name, value in changes.items():
             setattr(resource, name, value)
+            # SQLAlchemy compares as Python does, for which 1 is true, and would write nothing.
+            flag_modified(resource, name)
         resource.version += 1
         resource.updated_at = func.now()
         await ctx.session.flush()
