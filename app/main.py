@@ -14,7 +14,7 @@ from app.api.openapi import DESCRIPTION, describe
 from app.api.router import routes
 from app.config import Settings, get_settings
 from app.core import problems
-from app.database import DatabaseFault
+from app.database_faults import DatabaseFault
 from app.middleware.body_limit import BodyLimitMiddleware
 from app.middleware.cors import ProblemCORSMiddleware
 from app.middleware.errors import ErrorMiddleware
@@ -48,9 +48,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         log.warning("PostgreSQL is not there yet; /health/ready says so until it is", error=str(error.__cause__ or error))
     services.readiness.ready = True
     log.info("started", version=__version__, environment=settings.environment)
-    yield
-    services.readiness.ready = False
-    await services.close()
+    try:
+        yield
+    finally:
+        services.readiness.ready = False
+        await services.close()
 
 
 async def log_connections(services: Services) -> None:

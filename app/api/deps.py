@@ -26,7 +26,11 @@ AfterCommit = Callable[[], Awaitable[None]]
 
 
 class Caller:
-    """Who calls, and for which tenant."""
+    """Who calls, and for which tenant.
+
+    Queries are filtered by `tenant`, which the request names; the transaction is opened for the tenant of the user, which the token names. They are the
+    same, but neither layer rests on the other.
+    """
 
     __slots__ = ("services", "session_id", "tenant", "user")
 
@@ -38,12 +42,12 @@ class Caller:
 
     def read(self) -> AbstractAsyncContextManager[Reader]:
         """Open a read-only transaction of the caller's tenant."""
-        return self.services.database.read(self.tenant.id)
+        return self.services.database.read(self.user.tenant_id)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator["Context"]:
         """Open a transaction of the caller's tenant for writing, commit it, and then do what was put off until the commit."""
-        async with self.services.database.transaction(self.tenant.id) as session:
+        async with self.services.database.transaction(self.user.tenant_id) as session:
             context = Context(self, session)
             yield context
         for action in context.actions:

@@ -4,7 +4,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from app.core.exceptions import Overloaded
-from app.database import TransactionConflict
+from app.database_faults import TransactionConflict
 
 ATTEMPTS = 3
 

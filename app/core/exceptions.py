@@ -5,11 +5,12 @@ Refusal
 ├── Unauthenticated 401   NotAuthenticated TokenInvalid TokenExpired TokenRevoked InvalidCredentials
 ├── Forbidden 403         TenantInactive TenantMismatch AccountInactive RegistrationClosed
 ├── NotFound 404          TenantNotFound ProjectNotFound
-├── RequestTimeout 408
+├── MethodNotAllowed 405 · RequestTimeout 408
 ├── Conflict 409          EmailTaken SlugTaken SubdomainTaken LastAdmin
 ├── ContentTooLarge 413 · UnsupportedMediaType 415
 ├── Unprocessable 422     InvalidCursor PageTooDeep WeakPassword OwnerNotFound
 ├── RateLimited 429
+├── InternalError 500
 └── Unavailable 503       DatabaseAway Overloaded LimiterAway
 """
 

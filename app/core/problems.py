@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from app.core import exceptions
 from app.core.exceptions import InternalError, Refusal, Unprocessable
-from app.database import DatabaseBusy, DatabaseFault, DatabaseUnavailable, sqlstate_of
+from app.database_faults import DatabaseBusy, DatabaseFault, DatabaseUnavailable, sqlstate_of
 from app.utils.json import to_json
 
 log = structlog.get_logger(__name__)

@@ -16,6 +16,7 @@ from app.utils import metrics
 
 PROBE_SECONDS = 1.0
 CATCH_UP_SECONDS = 5.0
+GRACE_SECONDS = 0.02
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, ClusterDownError, MasterDownError, OSError, asyncio.TimeoutError)
 
 Result = TypeVar("Result")
@@ -66,9 +67,15 @@ class RedisGateway:
         """Run one operation, within `timeout` seconds where that is not the usual. Raises `RedisAway`."""
         if self._probe is not None:
             raise RedisAway
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(timeout or self._timeout):
-                return await operation(self.client)
+            async with asyncio.timeout(None) as limit:
+                # A loop that was held up finds the timer due before it has looked whether the answer is there: it gets to look first.
+                timer = loop.call_later(timeout or self._timeout, lambda: limit.reschedule(loop.time() + GRACE_SECONDS))
+                try:
+                    return await operation(self.client)
+                finally:
+                    timer.cancel()
         except AWAY as error:
             self._open(error)
             raise RedisAway from error

@@ -64,9 +64,11 @@ async def _add(session: AsyncSession, tenant_id: UUID, batch: UUID, counts: dict
         return 0
     # An older batch was finished before this one began, so nothing can ask for its record again.
     await session.execute(delete(ViewCountBatch).where(ViewCountBatch.tenant_id == tenant_id, ViewCountBatch.id != batch))
-    given = func.unnest(
-        bindparam("ids", list(counts), type_=ARRAY(Uuid(as_uuid=True))), bindparam("views", list(counts.values()), type_=ARRAY(BigInteger))
-    ).table_valued("id", "views", name="given")
+    given = (
+        func.unnest(bindparam("ids", list(counts), type_=ARRAY(Uuid(as_uuid=True))), bindparam("views", list(counts.values()), type_=ARRAY(BigInteger)))
+        .table_valued("id", "views", name="given")
+        .render_derived()
+    )
     await session.execute(
         update(Project)
         .where(Project.tenant_id == tenant_id, Project.id == given.c.id)

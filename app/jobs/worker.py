@@ -9,7 +9,8 @@ import structlog
 
 from app.config import Settings, get_settings
 from app.core.redis import RedisAway
-from app.database import DatabaseFault, UnsafeRole
+from app.database import UnsafeRole
+from app.database_faults import DatabaseFault
 from app.jobs.view_counts import flush_view_counts
 from app.services.container import Services
 from app.utils.logging import configure_logging

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core.exceptions import EmailTaken, RegistrationClosed, SlugTaken, TenantInactive, Unprocessable
 from app.core.passwords import refuse_weak
 from app.core.tenancy import TenantInfo, TenantName, is_valid_name
-from app.database import violated_constraint
+from app.database_faults import violated_constraint
 from app.models import RegistrationPolicy, Role, Tenant, User, new_id
 from app.schemas.auth import Registered, Registration
 from app.schemas.tenant import TenantSummary

@@ -15,10 +15,14 @@ ROLE_SETTINGS = {
 
 
 def prepare_database(owner: URL, service: URL) -> list[str]:
-    """Make what is missing, as the owner's role, which may create roles and databases. Returns what was done. Raises `OperationalError`."""
+    """Make what is missing, as the owner's role, which may create roles and databases.
+
+    Returns what was done. Raises `OperationalError` where PostgreSQL refuses, `ValueError` where one of the roles is not fit for its part.
+    """
     done = _create_database(owner)
     engine = create_engine(owner, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
+        _refuse_bound_owner(connection, owner)
         done += _create_service_role(connection, service)
         quote = connection.dialect.identifier_preparer.quote
         role = quote(service.username or "")
@@ -46,6 +50,13 @@ def _create_database(owner: URL) -> list[str]:
         connection.execute(text(f"CREATE DATABASE {connection.dialect.identifier_preparer.quote(owner.database or '')} TEMPLATE template0 ENCODING 'UTF8'"))
     engine.dispose()
     return [f"database {owner.database} created"]
+
+
+def _refuse_bound_owner(connection: Connection, owner: URL) -> None:
+    """Raise `ValueError` where row-level security binds the owner: its data migrations would change nothing, and its backups be empty, without an error."""
+    free = connection.execute(text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")).scalar_one()
+    if not free:
+        raise ValueError(f"the role {owner.username} of DATABASE_ADMIN_URL needs BYPASSRLS: ALTER ROLE {owner.username} BYPASSRLS")
 
 
 def _create_service_role(connection: Connection, service: URL) -> list[str]:

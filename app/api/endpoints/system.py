@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 from app import __version__
 from app.api.deps import AllServices
 from app.core.exceptions import Unavailable
-from app.database import DatabaseFault
+from app.database_faults import DatabaseFault
 from app.schemas.system import Checks, Health, Probe, State
 from app.services.container import Services
 
