@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Driver = asyncpg.Connection[asyncpg.Record]
 
 IDLE_SECONDS, OPENING_SECONDS = 5.0, 2.0
+# For a server that hangs; one that works ends a statement itself, after the role's statement_timeout of 5 s.
+COMMAND_SECONDS = 7.0
 # What is noted of a pooled connection.
 RETURNED_AT, OPEN = "returned_at", "open"
 _DIALECT = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]  # untyped in SQLAlchemy
@@ -95,7 +97,7 @@ class Database:
             # An error's text would show the values: addresses, hashes, whatever was in the body.
             hide_parameters=True,
             json_serializer=lambda value: to_json(value).decode(),
-            connect_args={"timeout": connect_timeout, "server_settings": {"application_name": "saas-api"}},
+            connect_args={"timeout": connect_timeout, "command_timeout": COMMAND_SECONDS, "server_settings": {"application_name": "saas-api"}},
         )
         self._most = pool_size + max_overflow
         self._pool = pool = cast("QueuePool", self.engine.sync_engine.pool)

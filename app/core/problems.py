@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import Scope
 
 from app.core import exceptions
@@ -102,8 +102,9 @@ def install(app: FastAPI) -> None:
 
 def allowed_methods(app: FastAPI, path: str) -> list[str]:
     """Return all methods of a path, sorted. The router itself names only those of the first route that it meets."""
-    routes = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
-    methods = {method for route in routes for method in route.methods or ()}
+    routes = [route for route in app.routes if isinstance(route, Route | Mount) and route.path_regex.match(path)]
+    # What is mounted are files.
+    methods = {method for route in routes for method in (route.methods or () if isinstance(route, Route) else ("GET",))}
     return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 

@@ -10,14 +10,17 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ClusterDownError, ConnectionError, MasterDownError, NoScriptError, ReadOnlyError, ResponseError, TimeoutError  # noqa: A004 (redis-py's names)
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from app.utils import metrics
 
 PROBE_SECONDS = 1.0
 CATCH_UP_SECONDS = 5.0
 GRACE_SECONDS = 0.02
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, ClusterDownError, MasterDownError, OSError, asyncio.TimeoutError)
+# Refusals too: a server that is a replica for the moment, or out of memory, is of no more use than none.
+AWAY = (RedisError, OSError)
+# The probe has to write: a server that refuses that answers a PING all the same.
+PROBE_KEY = "{probe}"
 
 Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
@@ -103,8 +106,10 @@ class RedisGateway:
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             try:
+                # A connection whose making was cut short may never have chosen its database; none from before is used again.
+                await self.client.connection_pool.disconnect(inuse_connections=False)
                 async with asyncio.timeout(self._timeout):
-                    await self.client.ping()
+                    await self.client.set(PROBE_KEY, 1, px=1000)
                 async with asyncio.timeout(CATCH_UP_SECONDS):
                     for action in self._on_return:
                         await action()

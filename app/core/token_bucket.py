@@ -7,7 +7,7 @@ microsecond adds `per_minute` units, so that nothing is ever rounded. Several bu
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from time import time_ns
+from time import monotonic_ns
 
 from app.core.redis import Script
 
@@ -21,13 +21,14 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local buckets = tonumber(ARGV[1])
 local stored = redis.call('MGET', unpack(KEYS))
-local levels, admitted = {}, 1
+local levels, admitted, set_back = {}, 1, false
 for i = 1, buckets do
     local rate, capacity = tonumber(ARGV[2 * i]), ARGV[2 * i + 1] * 60000000
     local level = capacity
     if stored[i] then
         local left, at = string.match(stored[i], '^(%d+):(%d+)$')
         level = math.min(capacity, left + math.max(0, now - at) * rate)
+        if now < tonumber(at) then set_back = true end
     end
     levels[i] = level
     if level < 60000000 then admitted = 0 end
@@ -35,8 +36,9 @@ end
 local reply = {admitted}
 for i = 1, buckets do
     local rate, capacity, level = tonumber(ARGV[2 * i]), ARGV[2 * i + 1] * 60000000, levels[i]
-    if admitted == 1 then
-        level = level - 60000000
+    if admitted == 1 then level = level - 60000000 end
+    -- Where the clock was set back, time counts from now: otherwise nothing would be added until it is again as late as it was.
+    if admitted == 1 or set_back then
         local lifetime = math.ceil((capacity - level) / rate / 1000) + 1000
         redis.call('SET', KEYS[i], string.format('%.0f:%.0f', level, now), 'PX', string.format('%.0f', lifetime))
     end
@@ -86,8 +88,8 @@ class Taken:
 
 
 def microseconds_now() -> int:
-    """Return the time of the process's own clock."""
-    return time_ns() // 1000
+    """Return the time of a clock that nobody can set."""
+    return monotonic_ns() // 1000
 
 
 class LocalBuckets:
@@ -115,6 +117,9 @@ class LocalBuckets:
     def _level(self, bucket: Bucket, now: int) -> int:
         capacity = bucket.burst * UNITS_PER_TOKEN
         left, at = self._levels.get(bucket.key, (capacity, now))
+        if now < at:
+            # As in the script, where the clock was set back.
+            self._levels[bucket.key] = (left, now)
         return min(capacity, left + max(0, now - at) * bucket.per_minute)
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from uuid import UUID
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
 
 from app.core.redis import RedisAway, RedisGateway
 
@@ -25,6 +26,7 @@ class ViewCounter:
     def __init__(self, redis: RedisGateway) -> None:
         self._redis = redis
         self._connection: AbstractConnection | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._waiting: Counter[str] = Counter()
         redis.when_back(self._send_waiting)
@@ -59,12 +61,22 @@ class ViewCounter:
                 await connection.connect()  # type: ignore[no-untyped-call]  # untyped in redis-py
                 await connection.send_command("CLIENT", "REPLY", "OFF")
                 self._connection = connection
+                self._watch = asyncio.create_task(self._drop_when_closed(connection))
             return self._connection
+
+    async def _drop_when_closed(self, connection: AbstractConnection) -> None:
+        """Notice that Redis has closed the connection: a write would not tell."""
+        with suppress(RedisError, OSError):
+            await connection.read_response()
+        if self._connection is connection:
+            await self._drop_connection()
 
     async def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
+            if self._watch is not None and self._watch is not asyncio.current_task():
+                self._watch.cancel()
 
     async def _send_waiting(self) -> None:
         while self._waiting:

@@ -4,7 +4,9 @@ A batch is split off in Redis by renaming, under an identifier. Each tenant's pa
 batch that is taken up again after a kill adds only what it had not. One batch is under way at a time; several workers may work on it at once.
 """
 
+import asyncio
 from collections import defaultdict
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -29,6 +31,8 @@ return redis.call('HGETALL', KEYS[2])
 """)
 # A batch may hold every project of every tenant.
 REDIS_SECONDS = 10.0
+# A worker that was held up for longer leaves its batch to others, who may have forgotten by then that it was added.
+BATCH_SECONDS = 1800.0
 
 DROP_BATCH = Script("if redis.call('HGET', KEYS[1], 'batch') == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
 
@@ -47,12 +51,13 @@ async def flush_view_counts(database: Database, redis: RedisGateway) -> int:
         tenant, _, project = field.decode().partition(":")
         views[UUID(tenant)][UUID(project)] = int(count)
     added = 0
-    for tenant_id, counts in views.items():
-        try:
-            async with database.transaction(tenant_id) as session:
-                added += await _add(session, tenant_id, UUID(batch.decode()), counts)
-        except IntegrityError:
-            log.info("views of a tenant that is no more were dropped", tenant_id=str(tenant_id))
+    async with asyncio.timeout(BATCH_SECONDS):
+        for tenant_id, counts in views.items():
+            try:
+                async with database.transaction(tenant_id) as session:
+                    added += await _add(session, tenant_id, UUID(batch.decode()), counts)
+            except IntegrityError:
+                log.info("views of a tenant that is no more were dropped", tenant_id=str(tenant_id))
     await redis.run(DROP_BATCH, 1, BATCH_KEY, batch.decode(), timeout=REDIS_SECONDS)
     metrics.VIEWS_FLUSHED.inc(added)
     return added
@@ -62,8 +67,9 @@ async def _add(session: AsyncSession, tenant_id: UUID, batch: UUID, counts: dict
     record = insert(ViewCountBatch).values(tenant_id=tenant_id, id=batch).on_conflict_do_nothing().returning(ViewCountBatch.id)
     if (await session.execute(record)).scalar_one_or_none() is None:
         return 0
-    # An older batch was finished before this one began, so nothing can ask for its record again.
-    await session.execute(delete(ViewCountBatch).where(ViewCountBatch.tenant_id == tenant_id, ViewCountBatch.id != batch))
+    # Nobody who holds an older batch is still allowed to add it.
+    kept = func.now() - timedelta(seconds=2 * BATCH_SECONDS)
+    await session.execute(delete(ViewCountBatch).where(ViewCountBatch.tenant_id == tenant_id, ViewCountBatch.created_at < kept))
     given = (
         func.unnest(bindparam("ids", list(counts), type_=ARRAY(Uuid(as_uuid=True))), bindparam("views", list(counts.values()), type_=ARRAY(BigInteger)))
         .table_valued("id", "views", name="given")

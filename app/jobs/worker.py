@@ -25,7 +25,7 @@ async def repeat(name: str, seconds: float, job: Callable[[], Awaitable[object]]
         last = stopping.is_set()
         try:
             await job()
-        except (DatabaseFault, RedisAway) as error:
+        except (DatabaseFault, RedisAway, TimeoutError) as error:
             log.warning("job failed, will be tried again", job=name, error=type(error).__name__)
         if last:
             return

@@ -32,6 +32,8 @@ class RateLimitMiddleware:
                 metrics.RATE_LIMITED.labels("tenant" if scope["state"].get("claims") else "address").inc()
                 raise
             add_headers(scope, limit_headers(admission.states))
+            if (refusal := scope["state"].get("tenant_refusal")) is not None:
+                raise refusal
         await self.app(scope, receive, send)
 
     async def _admit(self, scope: Scope) -> Admission:

@@ -28,7 +28,11 @@ class TenantMiddleware:
             if scope["path"] not in SLUG_IN_BODY:
                 if name is None:
                     raise TenantRequired
-                state["tenant"] = usable(await self._directory.guess(name))
+                try:
+                    state["tenant"] = usable(await self._directory.guess(name))
+                except (TenantNotFound, TenantInactive) as refusal:
+                    # Raised once the caller's address has been counted: each such look-up is a query.
+                    state["tenant_refusal"] = refusal
         await self.app(scope, receive, send)
 
 

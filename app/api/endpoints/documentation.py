@@ -34,7 +34,7 @@ class CachedFiles(StaticFiles):
 
 def mount_documentation(app: FastAPI) -> None:
     """Add both pages and their assets. The application is to be made with `docs_url=None` and `redoc_url=None`."""
-    app.include_router(router)
+    app.router.routes.extend(router.routes)
     app.mount(ASSETS_PATH, CachedFiles(directory=OWN_FILES, packages=[("fastapi_standalone_docs", "static")]))
 
 
