@@ -21,7 +21,7 @@ from deploy.local.launch import LAUNCH_FAILED
 from deploy.local.logs import fresh_log, last_lines
 from deploy.local.memory import Memory, free_port
 from deploy.local.processes import Child, launched, processes_in, replace_file, stop_leftover, wait_until
-from deploy.local.users import User, own_folder, server_user
+from deploy.local.users import User, check_name, give, own_folder, server_user
 
 SUPERUSER = "postgres"
 OWNER = "saas_owner"
@@ -71,7 +71,7 @@ class PostgresServer:
         if self.child is None:
             return
         if hurry:
-            self.child.send(signal.SIGQUIT)
+            self.child.hurry()
         self.child.stop()
 
     def recover(self) -> None:
@@ -91,6 +91,7 @@ class PostgresServer:
 
     def _initialize(self) -> None:
         """Make new data aside, then move it into place: an interrupted start leaves no half of it."""
+        check_name(self.user)
         aside = self.directory / "postgres.new"
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(self.data, ignore_errors=True)
@@ -102,8 +103,8 @@ class PostgresServer:
                 *("--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
                 *([] if self.durable else ["--no-sync"]),
             ]
-            command = launched(argv, stop_signal=signal.SIGTERM, user=self.user, reach=aside)
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=aside, check=False)  # noqa: S603 (ours)
+            command = launched(argv, stop_signal=signal.SIGTERM, user=self.user, cwd=aside)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True)  # noqa: S603 (ours)
         if done.returncode:
             shutil.rmtree(aside, ignore_errors=True)
             raise self._failure(done.returncode, done.stderr)
@@ -113,10 +114,18 @@ class PostgresServer:
         """Start the server and wait until it answers; return False where its port was taken meanwhile."""
         settings = _ALWAYS | ({} if self.durable else _THROWAWAY)
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        argv = [binary("postgres"), "-D", self.data, "-p", str(self.memory.postgres_port), *options]
-        child = Child("PostgreSQL", argv, stop_signal=signal.SIGINT, pid_file=self._pid_file)
+        argv = [str(binary("postgres")), "-D", str(self.data), "-p", str(self.memory.postgres_port), *options]
         with fresh_log(self.log) as log:
-            child.start(output=log, cwd=self.data, user=self.user)
+            child = Child(
+                "PostgreSQL",
+                argv,
+                output=log,
+                cwd=self.data,
+                pid_file=self._pid_file,
+                stop_signal=signal.SIGINT,
+                hurry_signal=signal.SIGQUIT,
+                user=self.user,
+            )
         self.child = child
         answered = wait_until(lambda: child.exit_code is not None or self._answers(), _START_SECONDS)
         if child.exit_code is None and answered:
@@ -172,8 +181,7 @@ def binary(name: str) -> Path:
 @contextlib.contextmanager
 def _password_file(path: Path, password: str, user: User | None) -> Iterator[Path]:
     replace_file(path, password)
-    if user:
-        os.chown(path, user.uid, user.gid)
+    give(path, user)
     try:
         yield path
     finally:

@@ -9,102 +9,82 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import psutil  # type: ignore[import-untyped,unused-ignore] # its stubs are a package of their own
+import psutil
 
+from deploy.local.errors import LocalError
 from deploy.local.users import User
 
 LAUNCHER = Path(__file__).with_name("launch.py")
+STOP_SECONDS = 25.0
 
 
 class Child:
-    """A process that this one started.
+    """A process that this one started, with what it says on stdout and stderr going to `output`.
 
-    `stop_signal` asks it to end in order, and is also what it gets when this process dies (on Linux). Start it in the main thread:
-    the kernel sends that signal when the starting *thread* ends.
+    `stop_signal` asks it to end in order, and is also what it gets when this process dies (on Linux); `hurry_signal` ends it at once.
+    Start it in the main thread: the kernel sends the signal when the starting *thread* ends. With `user` it runs as that one.
     """
 
-    def __init__(self, name: str, argv: Sequence[str | Path], *, stop_signal: signal.Signals, pid_file: Path) -> None:
-        self.name = name
-        self.argv = [str(part) for part in argv]
-        self.stop_signal = stop_signal
-        self.pid_file = pid_file
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(
+    def __init__(
         self,
+        name: str,
+        argv: Sequence[str | Path],
         *,
         output: IO[bytes] | int,
         cwd: Path,
+        pid_file: Path,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        hurry_signal: signal.Signals = signal.SIGKILL,
         user: User | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it, with stdout and stderr into `output`. With `user` it runs as that one."""
-        process = subprocess.Popen(  # noqa: S603 (the program is ours)
-            launched(self.argv, stop_signal=self.stop_signal, user=user, reach=cwd),
+        self.name = name
+        self.stop_signal = stop_signal
+        self.hurry_signal = hurry_signal
+        self._pid_file = pid_file
+        command = [str(part) for part in argv]
+        self.process = subprocess.Popen(  # noqa: S603 (the program is ours)
+            launched(command, stop_signal=stop_signal, user=user, cwd=cwd),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd=cwd,
             env=environment,
+            start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor alone, which then stops everything in order
         )
-        self._process = process
-        self.pid_file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self.pid_file, json.dumps({"pid": process.pid, "argv": self.argv}))
-
-    @property
-    def pid(self) -> int:
-        return self._running.pid
-
-    @property
-    def stdout(self) -> IO[bytes]:
-        """Its output, where `output` was `subprocess.PIPE`."""
-        stdout = self._running.stdout
-        assert stdout is not None
-        return stdout
+        pid_file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(pid_file, json.dumps({"pid": self.process.pid, "argv": command}))
 
     @property
     def exit_code(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
-        return self._running.poll()
+        return self.process.poll()
 
-    def send(self, number: signal.Signals) -> None:
-        if self.exit_code is None:
-            self._running.send_signal(number)
+    def hurry(self) -> None:
+        """End it at once. Safe in a signal handler."""
+        self.process.send_signal(self.hurry_signal)
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until it has ended; return whether it has."""
-        try:
-            self._running.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        self.pid_file.unlink(missing_ok=True)
-        return True
-
-    def stop(self, seconds: float = 15.0) -> None:
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Ask it to end; kill it when it has not after that many seconds."""
-        if self._process is None:
-            return
-        self.send(self.stop_signal)
-        if not self.wait(seconds):
-            self.send(signal.SIGKILL)
-            self.wait(seconds)
-
-    @property
-    def _running(self) -> subprocess.Popen[bytes]:
-        assert self._process is not None, f"{self.name} was not started"
-        return self._process
+        self.process.send_signal(self.stop_signal)
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(seconds)
+        self._pid_file.unlink(missing_ok=True)
 
 
-def launched(argv: Sequence[str], *, stop_signal: signal.Signals, user: User | None, reach: Path) -> list[str]:
-    """Return the command that becomes `argv` through `launch.py`, able to reach the folder `reach` and the program."""
-    identity = ["--user", f"{user.uid}:{user.gid}"] if user else []
-    paths = ["--reach", str(reach), "--reach", argv[0]]
-    return [sys.executable, "-I", "-S", str(LAUNCHER), "--parent", str(os.getpid()), "--signal", str(int(stop_signal)), *identity, *paths, "--", *argv]
+def launched(argv: Sequence[str], *, stop_signal: signal.Signals, user: User | None, cwd: Path) -> list[str]:
+    """Return the command that becomes `argv` in the folder `cwd`, through `launch.py`."""
+    options = ["--parent", str(os.getpid()), "--signal", str(int(stop_signal)), "--cwd", str(cwd)]
+    if user:
+        options += ["--user", f"{user.uid}:{user.gid}"]
+    return [sys.executable, "-I", "-S", str(LAUNCHER), *options, "--", *argv]
 
 
-def stop_leftover(pid_file: Path, stop_signal: signal.Signals, seconds: float = 15.0) -> bool:
+def stop_leftover(pid_file: Path, stop_signal: signal.Signals, seconds: float = STOP_SECONDS) -> bool:
     """Stop the process that a supervisor which was killed has left behind; return whether there was one.
 
     A pid may have gone to another process meanwhile: only one with the very command line that was started is touched.
@@ -112,7 +92,7 @@ def stop_leftover(pid_file: Path, stop_signal: signal.Signals, seconds: float = 
     try:
         left = json.loads(pid_file.read_text())
         process = psutil.Process(left["pid"])
-        ours = process.cmdline() == left["argv"]
+        ours: bool = process.cmdline() == left["argv"]
         if ours:
             process.send_signal(stop_signal)
             if not wait_until(lambda: not is_running(process), seconds):
@@ -120,6 +100,8 @@ def stop_leftover(pid_file: Path, stop_signal: signal.Signals, seconds: float = 
                 wait_until(lambda: not is_running(process), seconds)
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         ours = False
+    except psutil.AccessDenied:
+        raise LocalError(f"A process of an earlier run, pid {left['pid']}, belongs to another user: run this as that user.") from None
     pid_file.unlink(missing_ok=True)
     return ours
 
@@ -136,12 +118,12 @@ def wait_until(condition: Callable[[], bool], seconds: float, *, poll: float = 0
 
 def is_running(process: psutil.Process) -> bool:
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        return process.is_running() and str(process.status()) != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def processes_in(folder: Path) -> Iterator[Any]:
+def processes_in(folder: Path) -> Iterator[psutil.Process]:
     """Yield the processes whose working directory is the folder, as far as this user may see them."""
     wanted = str(folder.resolve())
     for process in psutil.process_iter():
@@ -154,7 +136,7 @@ def listener(port: int) -> str | None:
     """Return "name, pid 123" of the process that listens on the port, where this user may know it."""
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr and connection.laddr.port == port:
                 return f"{psutil.Process(connection.pid).name()}, pid {connection.pid}"
     except (psutil.Error, OSError):
         return None

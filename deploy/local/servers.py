@@ -12,6 +12,7 @@
 Enter it in the main thread: on Linux the servers end with the thread that started them, however it ends.
 """
 
+import contextlib
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,8 @@ from typing import Self
 from deploy.local.memory import Memory
 from deploy.local.postgres import OWNER, SERVICE, SUPERUSER, PostgresServer
 from deploy.local.valkey import ValkeyServer
+
+_DATA = ("postgres", "postgres.new", "valkey", "servers.json")
 
 
 class LocalServers:
@@ -36,7 +39,8 @@ class LocalServers:
 
     def __enter__(self) -> Self:
         if not self.durable:
-            self._forget()
+            self._forget(*_DATA)
+        self._made_directory = not self.directory.exists()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.memory = Memory.load(self._memory_file)
         self.memory.save(self._memory_file)
@@ -46,20 +50,25 @@ class LocalServers:
             self.postgres.start()
             self.valkey.start()
         except BaseException:
-            self.stop()
+            self._stop()  # the logs stay: the error names them
             raise
         self.memory.save(self._memory_file)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.stop()
+        self._stop()
+        if not self.durable:
+            self._forget("log", "run")
+            if self._made_directory:
+                with contextlib.suppress(OSError):  # it holds something of somebody else
+                    self.directory.rmdir()
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """Stop both, and remove the data where it is not to be kept."""
         self.valkey.stop(hurry=not self.durable)
         self.postgres.stop(hurry=not self.durable)
         if not self.durable:
-            self._forget()
+            self._forget(*_DATA)
 
     @property
     def superuser_url(self) -> str:
@@ -79,7 +88,10 @@ class LocalServers:
     def redis_url(self) -> str:
         return self.valkey.url
 
-    def _forget(self) -> None:
-        for name in ("postgres", "postgres.new", "valkey"):
-            shutil.rmtree(self.directory / name, ignore_errors=True)
-        self._memory_file.unlink(missing_ok=True)
+    def _forget(self, *names: str) -> None:
+        for name in names:
+            path = self.directory / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.errors import CannotDemote
+from deploy.local.launch import WHAT_TO_DO
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,28 @@ def server_user(data: Path) -> User | None:
     return User(nobody.pw_uid, nobody.pw_gid)
 
 
+def check_name(user: User | None) -> None:
+    """Raise `CannotDemote` where the user has no name here: containers run under such numbers, and initdb then refuses."""
+    uid = user.uid if user else os.geteuid()
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        raise CannotDemote(f"PostgreSQL needs a user with a name, and user {uid} has none here: {WHAT_TO_DO}") from None
+
+
 def own_folder(path: Path, user: User | None) -> None:
     """Make the folder, for that user alone."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if user:
+    give(path, user)
+
+
+def give(path: Path, user: User | None) -> None:
+    """Make the user its owner. Raises `CannotDemote` where this process may not."""
+    if user is None:
+        return
+    try:
         os.chown(path, user.uid, user.gid)
+    except OSError as error:
+        raise CannotDemote(
+            f"PostgreSQL refuses to run as root, and this process may not hand a folder to user {user.uid} ({error.strerror}): {WHAT_TO_DO}"
+        ) from None

