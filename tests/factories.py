@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 from passlib.context import CryptContext
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from app.config import Settings, with_driver
 from app.core.security import AccessTokens
@@ -39,7 +38,7 @@ class Factory:
     """Writes rows as the owner's role, which row-level security does not bind."""
 
     def __init__(self, owner_url: str, settings: Settings) -> None:
-        self._engine = create_async_engine(with_driver(owner_url, "asyncpg"), poolclass=NullPool)
+        self._engine = create_async_engine(with_driver(owner_url, "asyncpg"))
         self._tokens = AccessTokens(settings)
 
     async def close(self) -> None:

@@ -37,7 +37,7 @@ class NotYetCommitted:
         """Begin the request, commit as soon as it waits for a lock or is done, and return its result."""
         task = asyncio.ensure_future(request)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not task.done() and not await self._observer.fetchval(WAITING, self._transaction.get_server_pid()):
+            while not task.done() and not await self._observer.fetchval(WAITING, self._transaction.get_server_pid()):  # noqa: ASYNC110 (another process is waited for)
                 await asyncio.sleep(0.01)
         await self._transaction.execute("COMMIT")
         return await task

@@ -51,9 +51,7 @@ async def test_a_stranger_behind_the_proxy_cannot_name_the_host_twice(database_u
         ("", PROXY),
     ],
 )
-async def test_the_client_s_address_is_the_last_that_is_no_proxy_of_ours(
-    database_urls: tuple[str, str], factory: Factory, chain: str, address: str
-) -> None:
+async def test_the_client_s_address_is_the_last_that_is_no_proxy_of_ours(database_urls: tuple[str, str], factory: Factory, chain: str, address: str) -> None:
     person = await factory.person()
     async with client_with(database_urls, trusted_proxies=("10.0.0.0/8",), peer=PROXY) as client:
         body = {"email": person.user.email, "password": PASSWORD, "tenant_slug": person.tenant.slug}
@@ -73,21 +71,40 @@ async def test_a_stranger_cannot_choose_its_address(client: AsyncClient, factory
 @pytest.mark.parametrize("host", ["api.example.com", "API.Example.com:443", "acme.example.org", "a.b.example.org"])
 async def test_a_host_that_is_ours_is_served(database_urls: tuple[str, str], host: str) -> None:
     async with client_with(database_urls, allowed_hosts=("api.example.com", "*.example.org")) as client:
-        accepted(await client.get("/health/live", headers={"Host": host}))
+        refused(await client.get(TENANT, headers={"Host": host}), 400, "tenant_required")
+        accepted(await client.get("/openapi.json", headers={"Host": host}))
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "example.com", "example.org", "api.example.com.evil.example", "evilexample.org", "", "127.0.0.1", "[::1]:8000", "api.example.com@evil.example"]
+    "host",
+    [
+        "evil.example",
+        "example.com",
+        "example.org",
+        "api.example.com.evil.example",
+        "evilexample.org",
+        "",
+        "127.0.0.1",
+        "[::1]:8000",
+        "api.example.com@evil.example",
+    ],
 )
 async def test_a_host_that_is_not_ours_is_refused(database_urls: tuple[str, str], host: str) -> None:
     async with client_with(database_urls, allowed_hosts=("api.example.com", "*.example.org")) as client:
-        for path in ("/health/live", "/docs", TENANT, "/nowhere"):
+        for path in ("/docs", "/openapi.json", TENANT, "/nowhere"):
             refused(await client.get(path, headers={"Host": host}), 400, "invalid_host")
 
 
 async def test_a_trusted_proxy_cannot_bring_in_a_host_that_is_not_ours(database_urls: tuple[str, str]) -> None:
     async with client_with(database_urls, allowed_hosts=("testserver",), trusted_proxies=(PROXY,), peer=PROXY) as client:
-        refused(await client.get("/health/live", headers={"X-Forwarded-Host": "evil.example"}), 400, "invalid_host")
+        refused(await client.get("/docs", headers={"X-Forwarded-Host": "evil.example"}), 400, "invalid_host")
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1:8000", "[::1]", "evil.example", ""])
+async def test_health_is_shown_to_load_balancers_that_ask_by_address(database_urls: tuple[str, str], host: str) -> None:
+    async with client_with(database_urls, allowed_hosts=("api.example.com",)) as client:
+        for path in ("/health", "/health/live", "/health/ready"):
+            accepted(await client.get(path, headers={"Host": host}))
 
 
 async def test_https_is_demanded_for_the_future_once_it_was_used(database_urls: tuple[str, str]) -> None:

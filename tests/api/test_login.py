@@ -10,6 +10,7 @@ from httpx import AsyncClient
 from app.models import Role
 from app.services.container import Services
 from tests.api.answers import accepted, refused
+from tests.api.world import newcomer
 from tests.factories import PASSWORD, Factory, Person
 
 LOGIN = "/api/v1/auth/login"
@@ -75,6 +76,16 @@ async def test_address_and_slug_are_written_in_any_case(client: AsyncClient, fac
     person = await factory.person()
     body = credentials(person, email=rewrite(person.user.email), tenant_slug=rewrite(person.tenant.slug))
     accepted(await client.post(LOGIN, json=body))
+
+
+@pytest.mark.parametrize(
+    "email", ["ada@xn--bcher-kva.example", "ada@BÜCHER.example", "ada@bu\u0308cher.example", "Ada <ada@example.com>", "\uff41da@example.com"]
+)
+async def test_whoever_registered_signs_in_with_the_address_as_it_was_given(client: AsyncClient, email: str) -> None:
+    asked = newcomer(email=email)
+    if (await client.post("/api/v1/auth/register", json=asked)).status_code == 422:
+        return  # Refused is as good.
+    accepted(await client.post(LOGIN, json={"email": email, "password": PASSWORD, "tenant_slug": asked["tenant_slug"]}))
 
 
 async def test_unknown_tenant_unknown_address_and_wrong_password_are_told_apart_by_nothing(client: AsyncClient, factory: Factory, hashes: list[str]) -> None:

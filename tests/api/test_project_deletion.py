@@ -39,7 +39,10 @@ async def test_an_admin_sees_deleted_projects_where_they_are_asked_for(client: A
     kept, deleted = await factory.project(admin.tenant), await factory.project(admin.tenant)
     accepted(await client.delete(f"{PROJECTS}/{deleted.id}", headers=admin.headers), 204)
     listed = accepted(await client.get(PROJECTS, headers=admin.headers, params={"include_deleted": "true", "sort": "created_at"}))["items"]
-    assert [(item["id"], item["is_deleted"], item["deleted_at"] is not None) for item in listed] == [(str(kept.id), False, False), (str(deleted.id), True, True)]
+    assert [(item["id"], item["is_deleted"], item["deleted_at"] is not None) for item in listed] == [
+        (str(kept.id), False, False),
+        (str(deleted.id), True, True),
+    ]
     assert len(accepted(await client.get(PROJECTS, headers=admin.headers, params={"include_deleted": "false"}))["items"]) == 1
 
 

@@ -50,7 +50,9 @@ async def test_a_name_is_kept_without_the_spaces_around_it(client: AsyncClient, 
     assert accepted(await client.post(PROJECTS, headers=person.headers, json={"name": "  Web site \n"}), 201)["name"] == "Web site"
 
 
-@pytest.mark.parametrize("text", ["Grüße, 世界 🚀", "e\u0301 and é", "\u200b zero width", "'; DROP TABLE projects; --", "<script>alert(1)</script>", "\x1b[31m"])
+@pytest.mark.parametrize(
+    "text", ["Grüße, 世界 🚀", "e\u0301 and é", "\u200b zero width", "'; DROP TABLE projects; --", "<script>alert(1)</script>", "\x1b[31m"]
+)
 async def test_any_text_comes_back_as_it_was(client: AsyncClient, factory: Factory, text: str) -> None:
     person = await factory.person()
     created = accepted(await client.post(PROJECTS, headers=person.headers, json={"name": text, "description": text}), 201)
@@ -59,7 +61,17 @@ async def test_any_text_comes_back_as_it_was(client: AsyncClient, factory: Facto
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"name": ""}, {"name": "  "}, {"name": "\u00a0\u2003"}, {"name": "x" * 201}, {"name": None}, {"name": "x", "description": "x" * 10_001}, {"name": "x", "status": "open"}]
+    "body",
+    [
+        {},
+        {"name": ""},
+        {"name": "  "},
+        {"name": "\u00a0\u2003"},
+        {"name": "x" * 201},
+        {"name": None},
+        {"name": "x", "description": "x" * 10_001},
+        {"name": "x", "status": "open"},
+    ],
 )
 async def test_a_project_that_is_not_right_is_refused(client: AsyncClient, factory: Factory, body: dict[str, Any]) -> None:
     person = await factory.person()

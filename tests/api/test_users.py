@@ -135,13 +135,19 @@ async def test_what_is_not_for_clients_to_change_is_refused(client: AsyncClient,
     refused(await client.patch(f"{USERS}/{admin.user.id}", headers=admin.headers, json={field: before.get(field, "x")}), 422, "validation_error")
 
 
+@pytest.mark.parametrize("value", ["yes", "true", "off", 1, 0, 1.0])
+async def test_what_is_no_boolean_is_refused_where_one_is_due(client: AsyncClient, factory: Factory, value: Any) -> None:
+    admin = await factory.person()
+    user = await factory.user(admin.tenant)
+    refused(await client.patch(f"{USERS}/{user.id}", headers=admin.headers, json={"is_active": value}), 422, "validation_error")
+
+
 async def test_a_changed_role_counts_from_the_next_request(client: AsyncClient, factory: Factory) -> None:
     admin = await factory.person()
     person = await factory.person(admin.tenant, Role.VIEWER)
-    create = {"url": "/api/v1/projects", "headers": person.headers, "json": {"name": "Mine"}}
     for role, status in (("viewer", 403), ("member", 201), ("viewer", 403), ("admin", 201)):
         accepted(await client.patch(f"{USERS}/{person.user.id}", headers=admin.headers, json={"role": role}))
-        assert (await client.post(**create)).status_code == status
+        assert (await client.post("/api/v1/projects", headers=person.headers, json={"name": "Mine"})).status_code == status
 
 
 async def test_a_deactivated_user_is_out_from_the_next_request_and_back_once_activated(client: AsyncClient, factory: Factory) -> None:

@@ -87,7 +87,7 @@ async def make_world(factory: Factory) -> World:
 
 @asynccontextmanager
 async def client_with(
-    database_urls: tuple[str, str], *, base_url: str = "http://testserver", peer: str = "127.0.0.1", **settings: object
+    database_urls: tuple[str, str], *, base_url: str = "http://testserver", peer: str = "127.0.0.1", **settings: Any
 ) -> AsyncIterator[AsyncClient]:
     """Give a client of an application of its own, that has other settings than the tests' usual one."""
     app = create_app(test_settings(*database_urls, worker_number(), **settings))
