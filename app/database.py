@@ -31,7 +31,8 @@ COMMAND_SECONDS = 7.0
 RETURNED_AT, OPEN = "returned_at", "open"
 _DIALECT = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]  # untyped in SQLAlchemy
 
-DEAD_CONNECTION = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError)
+# An InternalClientError is what the driver makes of a server that hangs up at that very moment.
+DEAD_CONNECTION = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.AdminShutdownError, OSError)
 
 ROLE_PROBLEM = """
 SELECT CASE

@@ -46,7 +46,7 @@ def faults() -> Iterator[None]:
         if fault is None:
             raise
         raise fault from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         # An InterfaceError may also be a mistake of ours, such as an argument too few.
         if isinstance(error, asyncpg.InterfaceError) and "closed" not in str(error):
             raise

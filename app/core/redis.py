@@ -7,16 +7,15 @@ from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
+from app.core.redis_pipeline import GRACE_SECONDS, RedisPipeline
 from app.utils import metrics
 
 PROBE_SECONDS = 1.0
 CATCH_UP_SECONDS = 5.0
-GRACE_SECONDS = 0.02
 # Refusals too: a server that is a replica for the moment, or out of memory, is of no more use than none.
 AWAY = (RedisError, OSError)
 # The probe has to write: a server that refuses that answers a PING all the same.
@@ -46,9 +45,10 @@ class RedisGateway:
         self._timeout = timeout
         # No time-outs of redis-py's own: `call` has one for everything, and on Python 3.11 each of redis-py's costs a task.
         pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-            url, max_connections=max_connections, timeout=None, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0)
+            url, max_connections=max_connections, timeout=None, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 1)
         )
         self.client: Redis = Redis(connection_pool=pool)
+        self._pipeline = RedisPipeline(url, timeout)
         self._probe: asyncio.Task[None] | None = None
         self._on_away: list[Callable[[], None]] = []
         self._on_return: list[Callable[[], Awaitable[None]]] = []
@@ -80,21 +80,51 @@ class RedisGateway:
                 finally:
                     timer.cancel()
         except AWAY as error:
-            self._open(error)
+            self.failed(error)
             raise RedisAway from error
 
-    async def run(self, script: "Script", *arguments: str | int, timeout: float | None = None) -> Any:  # noqa: ASYNC109 (the breaker needs to see it)
+    async def run(self, script: "Script", *arguments: str | int) -> Any:
         """Run a script; `arguments` are its number of keys, the keys, and what else it takes. Raises `RedisAway`."""
-        return await self.call(lambda client: _evaluate(client, script, arguments), timeout)
+        if self._probe is not None:
+            raise RedisAway
+        try:
+            if not self._pipeline.is_connected:
+                await self._pipeline.connect()
+            try:
+                return await self._pipeline.send("EVALSHA", script.digest, *arguments)
+            except ResponseError as error:
+                # A restarted server has forgotten its scripts; EVAL has it remember.
+                if not str(error).startswith("NOSCRIPT"):
+                    raise
+                return await self._pipeline.send("EVAL", script.text, *arguments)
+        except AWAY as error:
+            self.failed(error)
+            raise RedisAway from error
+
+    async def post(self, *command: str | int) -> asyncio.Future[Any]:
+        """Send a command that is in the socket when this returns, and return its answer to come, for who wants it. Raises `RedisAway`."""
+        if self._probe is not None:
+            raise RedisAway
+        try:
+            if not self._pipeline.is_connected:
+                await self._pipeline.connect()
+            answer = self._pipeline.send(*command)
+        except AWAY as error:
+            self.failed(error)
+            raise RedisAway from error
+        self._pipeline.flush()
+        return answer
 
     async def close(self) -> None:
         """Stop probing and close every connection."""
         if self._probe is not None:
             self._probe.cancel()
+        self._pipeline.close()
         await self.client.aclose()
         await self.client.connection_pool.disconnect()
 
-    def _open(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
+        """Open the breaker: Redis has not done what it was asked."""
         if self._probe is None:
             log.warning("redis is away", error=type(error).__name__)
             metrics.REDIS_AWAY.set(1)
@@ -119,29 +149,3 @@ class RedisGateway:
             metrics.REDIS_AWAY.set(0)
             log.info("redis is back")
             return
-
-
-async def _evaluate(client: Redis, script: Script, arguments: tuple[str | int, ...]) -> Any:
-    """Run a script on a connection of the pool. redis-py's own way there leads through six layers, which take longer than Redis does."""
-    pool = client.connection_pool
-    connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # untyped in redis-py
-    try:
-        try:
-            return await _ask(connection, "EVALSHA", script.digest, *arguments)
-        except NoScriptError:
-            # A restarted server has forgotten its scripts; EVAL has it remember.
-            return await _ask(connection, "EVAL", script.text, *arguments)
-    finally:
-        await pool.release(connection)
-
-
-async def _ask(connection: AbstractConnection, *command: str | int) -> Any:
-    try:
-        await connection.send_command(*command)
-        return await connection.read_response()
-    except ResponseError:
-        raise
-    except BaseException:
-        # An answer that nobody has read would be taken for the next one's.
-        await connection.disconnect(nowait=True)
-        raise

@@ -1,16 +1,17 @@
 """Counts views of projects in Redis, without waiting for it, and without a write to PostgreSQL in the request.
 
-The command is in the socket before the answer is, so a process that is killed right after answering has lost no view. It travels on a connection of its
-own to which Redis never replies (CLIENT REPLY OFF). `app.jobs.view_counts` carries the counts on to PostgreSQL.
+The command is in the socket before the answer is, so a process that is killed right after answering has lost no view. `app.jobs.view_counts` carries the
+counts on to PostgreSQL.
 """
 
 import asyncio
 from collections import Counter
 from contextlib import suppress
+from functools import partial
+from typing import Any
 from uuid import UUID
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError  # noqa: A004 (redis-py's name)
 
 from app.core.redis import RedisAway, RedisGateway
 
@@ -25,9 +26,6 @@ class ViewCounter:
 
     def __init__(self, redis: RedisGateway) -> None:
         self._redis = redis
-        self._connection: AbstractConnection | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._connecting = asyncio.Lock()
         self._waiting: Counter[str] = Counter()
         redis.when_back(self._send_waiting)
 
@@ -35,54 +33,35 @@ class ViewCounter:
         """Count one view of a project."""
         field = f"{tenant_id}:{project_id}"
         try:
-            await self._redis.call(lambda _: self._send(field, 1))
+            answer = await self._redis.post("HINCRBY", PENDING_KEY, field, 1)
         except RedisAway:
-            await self._drop_connection()
-            if field in self._waiting or len(self._waiting) < MOST_WAITING:
-                self._waiting[field] += 1
+            self._keep(field)
+        else:
+            answer.add_done_callback(partial(self._answered, field))
 
     async def close(self) -> None:
-        """Send what waits, if Redis is there, and close the connection."""
+        """Send what waits, if Redis is there."""
         if self._waiting:
             with suppress(RedisAway):
                 await self._redis.call(lambda _: self._send_waiting())
-        await self._drop_connection()
 
-    async def _send(self, field: str, views: int) -> None:
-        connection = self._connection
-        if connection is None or not connection.is_connected:
-            connection = await self._connect()
-        await connection.send_command("HINCRBY", PENDING_KEY, field, views)
+    def _answered(self, field: str, answer: asyncio.Future[Any]) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if error is not None:
+            self._redis.failed(error)
+            # What was not answered in time has most likely been read, and is counted when Redis goes on.
+            if not isinstance(error, TimeoutError):
+                self._keep(field)
 
-    async def _connect(self) -> AbstractConnection:
-        async with self._connecting:
-            if self._connection is None or not self._connection.is_connected:
-                connection: AbstractConnection = self._redis.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # untyped in redis-py
-                await connection.connect()  # type: ignore[no-untyped-call]  # untyped in redis-py
-                await connection.send_command("CLIENT", "REPLY", "OFF")
-                self._connection = connection
-                self._watch = asyncio.create_task(self._drop_when_closed(connection))
-            return self._connection
-
-    async def _drop_when_closed(self, connection: AbstractConnection) -> None:
-        """Notice that Redis has closed the connection: a write would not tell."""
-        with suppress(RedisError, OSError):
-            await connection.read_response()
-        if self._connection is connection:
-            await self._drop_connection()
-
-    async def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
-            if self._watch is not None and self._watch is not asyncio.current_task():
-                self._watch.cancel()
+    def _keep(self, field: str) -> None:
+        if field in self._waiting or len(self._waiting) < MOST_WAITING:
+            self._waiting[field] += 1
 
     async def _send_waiting(self) -> None:
         while self._waiting:
             field, views = self._waiting.popitem()
             try:
-                await self._send(field, views)
+                await self._redis.client.hincrby(PENDING_KEY, field, views)
             except BaseException:
                 self._waiting[field] += views
                 raise

@@ -15,33 +15,33 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.core.redis import RedisGateway, Script
+from app.core.redis import RedisGateway
 from app.core.view_counts import BATCH_KEY, PENDING_KEY
 from app.database import Database
 from app.models import Project, ViewCountBatch, new_id
 from app.utils import metrics
 
-TAKE_BATCH = Script("""
+TAKE_BATCH = """
 if redis.call('EXISTS', KEYS[2]) == 0 then
     if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
     redis.call('RENAME', KEYS[1], KEYS[2])
     redis.call('HSET', KEYS[2], 'batch', ARGV[1])
 end
 return redis.call('HGETALL', KEYS[2])
-""")
+"""
 # A batch may hold every project of every tenant.
 REDIS_SECONDS = 10.0
 # A worker that was held up for longer leaves its batch to others, who may have forgotten by then that it was added.
 BATCH_SECONDS = 1800.0
 
-DROP_BATCH = Script("if redis.call('HGET', KEYS[1], 'batch') == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
+DROP_BATCH = "if redis.call('HGET', KEYS[1], 'batch') == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 log = structlog.get_logger(__name__)
 
 
 async def flush_view_counts(database: Database, redis: RedisGateway) -> int:
     """Write one batch. Returns how many views were added by this call. Raises `DatabaseFault` and `RedisAway`; then call again later."""
-    flat = await redis.run(TAKE_BATCH, 2, PENDING_KEY, BATCH_KEY, str(new_id()), timeout=REDIS_SECONDS)
+    flat = await redis.call(lambda client: client.eval(TAKE_BATCH, 2, PENDING_KEY, BATCH_KEY, str(new_id())), REDIS_SECONDS)
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     if not fields:
         return 0
@@ -58,7 +58,7 @@ async def flush_view_counts(database: Database, redis: RedisGateway) -> int:
                     added += await _add(session, tenant_id, UUID(batch.decode()), counts)
             except IntegrityError:
                 log.info("views of a tenant that is no more were dropped", tenant_id=str(tenant_id))
-    await redis.run(DROP_BATCH, 1, BATCH_KEY, batch.decode(), timeout=REDIS_SECONDS)
+    await redis.call(lambda client: client.eval(DROP_BATCH, 1, BATCH_KEY, batch), REDIS_SECONDS)
     metrics.VIEWS_FLUSHED.inc(added)
     return added
 

@@ -66,7 +66,6 @@ def _request_id(scope: Scope) -> str:
 def _record(scope: Scope, status: int, seconds: float) -> None:
     # The route's pattern, not the path: a path would make a series of its own for every identifier.
     route = scope["route"].path if "route" in scope and status != 405 else "(none)"
-    metrics.REQUESTS.labels(scope["method"] if route != "(none)" else "(any)", route, status).inc()
-    metrics.DURATION.labels(route).observe(seconds)
+    metrics.observe_request(scope["method"] if route != "(none)" else "(any)", route, status, seconds)
     if scope["path"] not in HEALTH_PATHS:
         log.info("request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(seconds * 1000, 3))

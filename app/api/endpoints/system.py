@@ -1,6 +1,8 @@
 """Health, as load balancers see it. Needs no tenant, and is not limited."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from fastapi import APIRouter, Response
 from redis.exceptions import RedisError
@@ -8,6 +10,7 @@ from redis.exceptions import RedisError
 from app import __version__
 from app.api.deps import AllServices
 from app.core.exceptions import Unavailable
+from app.core.redis import RedisGateway
 from app.database_faults import DatabaseFault
 from app.schemas.system import Checks, Health, Probe, State
 from app.services.container import Services
@@ -48,18 +51,38 @@ async def ready(services: AllServices) -> Probe:
 
 
 async def _database(services: Services) -> State:
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await services.database.check()
-    except (DatabaseFault, TimeoutError):
-        return "down"
-    return "up"
+    return "up" if await answers(services.database.check()) else "down"
 
 
 async def _redis(services: Services) -> State:
+    return "up" if await answers(_ping(services.redis)) else "down"
+
+
+async def _ping(redis: RedisGateway) -> None:
+    await redis.client.ping()
+
+
+async def answers(question: Coroutine[Any, Any, object]) -> bool:
+    """Whether a server answers in time. A question that hangs is given up and not waited for: its clean-up may hang as well."""
+    task = asyncio.create_task(question)
+    _given_up.add(task)
+    task.add_done_callback(_forget)
+    done, _ = await asyncio.wait({task}, timeout=CHECK_SECONDS)
+    if not done:
+        task.cancel()
+        return False
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await services.redis.client.ping()
-    except (RedisError, OSError, TimeoutError):
-        return "down"
-    return "up"
+        task.result()
+    except (DatabaseFault, RedisError, OSError):
+        return False
+    return True
+
+
+# The event loop alone would not keep them from being collected.
+_given_up: set[asyncio.Task[object]] = set()
+
+
+def _forget(task: asyncio.Task[object]) -> None:
+    _given_up.discard(task)
+    if not task.cancelled():
+        task.exception()
