@@ -1,10 +1,10 @@
 """The outermost middleware: gives each request an identifier, times it, logs one line, counts it, and adds the headers that others asked for."""
 
+import os
 import re
 from contextvars import Token
 from time import perf_counter
 from typing import Any
-from uuid import uuid4
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,11 +56,16 @@ class RequestContextMiddleware:
             request_state.reset(token)
 
 
+def new_request_id() -> str:
+    """Return 128 random bits, in hexadecimal."""
+    return os.urandom(16).hex()
+
+
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            return value.decode() if _REQUEST_ID.match(value) else uuid4().hex
-    return uuid4().hex
+            return value.decode() if _REQUEST_ID.match(value) else new_request_id()
+    return new_request_id()
 
 
 def _record(scope: Scope, status: int, seconds: float) -> None:
