@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -119,6 +120,8 @@ class RedisGateway:
         """Stop probing and close every connection."""
         if self._probe is not None:
             self._probe.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._probe
         self._pipeline.close()
         await self.client.aclose()
         await self.client.connection_pool.disconnect()
