@@ -46,7 +46,7 @@ class UnsafeSettings(ValueError):
 class Settings(BaseSettings):
     """Every setting, with the default that suits development. Lists are comma separated, `TIERS` is JSON."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     # The process
     environment: Literal["development", "test", "production"] = "development"

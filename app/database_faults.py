@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 CONFLICTS = frozenset({"40001", "40P01"})
 BUSY = frozenset({"53300", "55P03", "57014"})
-UNAVAILABLE = frozenset({"25006", "53100", "53200", "57P01", "57P02", "57P03", "57P05"})
+UNAVAILABLE = frozenset({"25006", "28000", "28P01", "3D000", "53100", "53200", "57P01", "57P02", "57P03", "57P05"})
 
 
 class DatabaseFault(Exception):

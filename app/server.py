@@ -1,22 +1,26 @@
 """Runs the API: `python -m app.server --host 127.0.0.1 --port 8000`."""
 
 import asyncio
+import gc
 import signal
+import sys
 from types import FrameType
 from typing import Annotated
 
 import structlog
 import typer
 import uvicorn
+from pydantic import ValidationError
 
 from app.config import get_settings
-from app.main import app
 from app.services.container import Readiness
 
 log = structlog.get_logger(__name__)
 
 # A half-sent body would otherwise hold a stopping process for ever.
 GRACEFUL_SECONDS = 20
+# New objects, then collections of each younger generation, before one is collected.
+COLLECT_AFTER = (10_000, 20, 20)
 
 
 class DrainingServer(uvicorn.Server):
@@ -32,11 +36,26 @@ class DrainingServer(uvicorn.Server):
         """Begin to drain; at a second signal, or at once where nothing is to be waited for, stop."""
         self._readiness.ready = False
         if self._draining or self._drain_seconds == 0 or sig == signal.SIGINT:
-            super().handle_exit(sig, frame)
+            self._stop()
             return
         self._draining = True
         log.info("draining", seconds=self._drain_seconds)
-        asyncio.get_running_loop().call_later(self._drain_seconds, super().handle_exit, sig, frame)
+        asyncio.get_running_loop().call_later(self._drain_seconds, self._stop)
+
+    def _stop(self) -> None:
+        # Not by uvicorn's own handler: it raises the signal again once all is done, and being told to stop is no failure.
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def spare_the_collector() -> None:
+    """Have the garbage collector leave alone what was made at start, and look less often at what comes after.
+
+    Modules, routes and schemas live as long as the process. Looked through again and again they cost 90 ms a time, about once a second under load.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 def main(
@@ -44,6 +63,12 @@ def main(
     port: Annotated[int, typer.Option(help="Port to listen on", min=0, max=65535)] = 8000,
 ) -> None:
     """Serve the API. For more than one core, run several behind a load balancer."""
+    try:
+        settings = get_settings()
+    except ValidationError as error:
+        sys.exit("; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip() for item in error.errors()))
+    from app.main import app  # noqa: PLC0415 (makes the application, and so wants settings that are fit)
+
     config = uvicorn.Config(
         app,
         host=host,
@@ -59,7 +84,8 @@ def main(
         date_header=True,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
-    DrainingServer(config, app.state.services.readiness, get_settings().drain_seconds).run()
+    spare_the_collector()
+    DrainingServer(config, app.state.services.readiness, settings.drain_seconds).run()
 
 
 if __name__ == "__main__":

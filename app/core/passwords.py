@@ -39,7 +39,8 @@ class PasswordHasher:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="password")
         self._most = threads * (1 + WAITING_PER_THREAD)
         self._pending = 0
-        self._dummy: str | None = None
+        # Made now, so that the first unknown address costs no more than those after it.
+        self._dummy = self._context.hash("no one's password")
 
     async def hash(self, password: str) -> str:
         """Return the hash to store. Raises `Overloaded`."""
@@ -54,8 +55,6 @@ class PasswordHasher:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _verify(self, password: str, stored: str | None) -> bool:
-        if self._dummy is None:
-            self._dummy = self._context.hash("no one's password")
         matches = self._context.verify(password, stored or self._dummy)
         return matches and stored is not None
 
