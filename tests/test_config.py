@@ -204,3 +204,10 @@ def test_a_process_with_unsafe_settings_does_not_start_and_says_why(tmp_path: Pa
     with process(tmp_path, arguments, environment) as started:
         assert started.wait() != 0
         assert "ALLOWED_HOSTS must name the hosts that are served" in started.output
+
+
+def test_a_process_opens_sixty_connections_at_the_most_and_keeps_more_than_half() -> None:
+    """Fewer kept, and a busy process opens and closes connections all the time."""
+    defaults = Settings.model_fields
+    kept, more = defaults["database_pool_size"].default, defaults["database_max_overflow"].default
+    assert (kept + more, kept) == (60, 40)

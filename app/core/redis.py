@@ -69,7 +69,7 @@ class RedisGateway:
 
     async def call(self, operation: Callable[[Redis], Awaitable[Result]], timeout: float | None = None) -> Result:  # noqa: ASYNC109 (the breaker needs to see it)
         """Run one operation, within `timeout` seconds where that is not the usual. Raises `RedisAway`."""
-        if self._probe is not None:
+        if self.is_away:
             raise RedisAway
         loop = asyncio.get_running_loop()
         try:
@@ -104,7 +104,7 @@ class RedisGateway:
 
     async def post(self, *command: str | int) -> asyncio.Future[Any]:
         """Send a command that is in the socket when this returns, and return its answer to come, for who wants it. Raises `RedisAway`."""
-        if self._probe is not None:
+        if self.is_away:
             raise RedisAway
         try:
             if not self._pipeline.is_connected:

@@ -153,3 +153,12 @@ async def test_a_viewer_only_reads(client: AsyncClient, factory: Factory) -> Non
     accepted(await client.get(path, headers=viewer.headers))
     refused(await client.patch(path, headers=viewer.headers, json={"name": "x"}), 403, "forbidden")
     refused(await client.delete(path, headers=viewer.headers), 403, "forbidden")
+
+
+async def test_data_is_not_larger_when_it_is_read_than_when_it_was_accepted(client: AsyncClient, world: World) -> None:
+    """As numbers of arbitrary precision, each 1e308 would come back in 309 digits: fifty times as large."""
+    body = new_resource(world, data={"numbers": [1e308] * 9_000})
+    created = accepted(await client.post(RESOURCES, headers=world.member.headers, json=body), 201)
+    read = await client.get(f"{RESOURCES}/{created['id']}", headers=world.member.headers)
+    assert accepted(read)["data"] == body["data"]
+    assert len(read.content) < 65_536
