@@ -17,7 +17,7 @@ from app.core.security import Claims
 from app.utils.logging import REDACTED, configure_logging, request_state
 from tests.conftest import clone_database, worker_number
 from tests.factories import PASSWORD, Factory
-from tests.faults.support import PATIENCE, ServerProcess, changed, environment_of
+from tests.faults.support import PATIENCE, ServerProcess, changed, environment_of, eventually
 
 FAILING_SERVER = '''
 import typer
@@ -187,12 +187,22 @@ def request_lines(server: ServerProcess, request_id: str) -> list[dict[str, Any]
     return [line for line in server.lines if line.get("request_id") == request_id]
 
 
+async def lines_once_written(server: ServerProcess, request_id: str) -> list[dict[str, Any]]:
+    """Return the request's lines, of which there has to be one: it is written after the answer has left."""
+
+    async def written() -> bool:
+        return bool(request_lines(server, request_id))
+
+    await eventually(written)
+    return request_lines(server, request_id)
+
+
 async def test_a_request_is_one_line_with_all_that_one_looks_for(server: ServerProcess, makes: Factory) -> None:
     person = await makes.person()
     async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client:
         answer = await client.get("/api/v1/projects?q=secret-search", headers={**person.headers, "X-Request-ID": "request-1"})
     assert answer.status_code == 200
-    (line,) = request_lines(server, "request-1")
+    (line,) = await lines_once_written(server, "request-1")
     expected = {"event": "request", "level": "info", "method": "GET", "path": "/api/v1/projects", "status": 200}
     assert {name: line[name] for name in expected} == expected
     assert (line["tenant"], line["user_id"]) == (person.tenant.slug, str(person.user.id))
@@ -208,7 +218,7 @@ async def test_a_refused_request_is_one_line_too(server: ServerProcess, method: 
     async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client:
         answer = await client.request(method, path, headers={"X-Request-ID": request_id}, json={"password": "swordfish"} if method == "POST" else None)
     assert answer.status_code == status, answer.text
-    (line,) = request_lines(server, request_id)
+    (line,) = await lines_once_written(server, request_id)
     assert (line["event"], line["method"], line["path"], line["status"]) == ("request", method, path, status)
     assert "tenant" not in line
     assert "user_id" not in line
