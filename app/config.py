@@ -85,6 +85,15 @@ class Settings(BaseSettings):
     token_audience: str = "saas-platform-api"  # noqa: S105 (a name)
     password_hash_rounds: int = Field(default=12, ge=4, le=16)
 
+    # Accounts
+    email_verification_required: bool | None = Field(default=None, description="Whether an unverified address may not sign in; unset: in production only")
+    captcha_required: bool = Field(default=False, description="Whether registration and password/forgot demand a solved proof of work")
+
+    # Mail
+    public_url: str = Field(default="http://127.0.0.1:8000", description="Where people open the links in mails; never taken from a request")
+    smtp_url: SecretStr | None = Field(default=None, description="smtp://, smtp+starttls:// or smtps://; unset: mail goes to the terminal and to .local/outbox")
+    mail_from: str = "SaaS platform <no-reply@example.com>"
+
     # Limits
     rate_limit_fallback: Literal["local", "open", "closed"] = "local"
     anonymous_requests_per_minute: PositiveInt = 60
@@ -105,6 +114,11 @@ class Settings(BaseSettings):
                 values[name] = tuple(part.strip() for part in value.split(",") if part.strip())
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_what_is_empty(cls, values: dict[str, object]) -> dict[str, object]:
+        return {name: value for name, value in values.items() if not (name in ("email_verification_required", "smtp_url") and value == "")}
+
     @model_validator(mode="after")
     def _refuse_unsafe_production(self) -> Self:
         if missing := set(default_tiers()) - set(self.tiers):
@@ -119,11 +133,19 @@ class Settings(BaseSettings):
             "ALLOWED_HOSTS must name the hosts that are served": "*" in self.allowed_hosts,
             "ALLOWED_ORIGINS must not be *": "*" in self.allowed_origins,
             "BASE_DOMAIN must be your domain, or empty": self.base_domain == "localhost",
+            "PUBLIC_URL must be the https:// address that people open": not self.public_url.startswith("https://"),
+            "SMTP_URL must name the server that sends mail": self.smtp_url is None,
+            "MAIL_FROM must be an address of yours": "@example.com" in self.mail_from,
             f"PASSWORD_HASH_ROUNDS must be at least {MINIMUM_PRODUCTION_ROUNDS}": self.password_hash_rounds < MINIMUM_PRODUCTION_ROUNDS,
         }
         if problems := [text for text, broken in unsafe.items() if broken]:
             raise UnsafeSettings("ENVIRONMENT is production, but: " + "; ".join(problems))
         return self
+
+    @property
+    def demands_verified_email(self) -> bool:
+        """Whether an address must be verified before its owner may sign in."""
+        return self.environment == "production" if self.email_verification_required is None else self.email_verification_required
 
     @property
     def service_url(self) -> URL:

@@ -10,13 +10,32 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from app.config import Settings, with_driver
+from app.core.derived_tokens import DerivedTokens, TokenKind, TokenName, token_hash
 from app.core.security import AccessTokens
-from app.models import Base, Project, Resource, Role, Session, Tenant, User, new_id
+from app.models import (
+    Base,
+    Invitation,
+    Mail,
+    MailTemplate,
+    OneTimeToken,
+    Project,
+    Resource,
+    Role,
+    Session,
+    Tenant,
+    TokenPurpose,
+    User,
+    new_id,
+)
 
 Row = TypeVar("Row", bound=Base)
 
 PASSWORD = "a long passphrase"
 PASSWORD_HASH = CryptContext(schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=4).hash(PASSWORD)
+
+
+def _in(**time: float) -> datetime:
+    return datetime.now(UTC) + timedelta(**time)
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,7 @@ class Person:
     user: User
     session_id: UUID
     token: str
+    refresh_token: str
 
     @property
     def headers(self) -> dict[str, str]:
@@ -40,6 +60,7 @@ class Factory:
     def __init__(self, owner_url: str, settings: Settings) -> None:
         self._engine = create_async_engine(with_driver(owner_url, "asyncpg"))
         self._tokens = AccessTokens(settings)
+        self.derived_tokens = DerivedTokens(settings)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -64,17 +85,19 @@ class Factory:
 
     async def sign_in(self, tenant: Tenant, user: User) -> Person:
         """Open a session for a user."""
+        session_id = new_id()
+        refresh_token = self.derived_tokens.make(TokenKind.REFRESH, TokenName(tenant.id, session_id))
         session = await self._add(
             Session(
                 tenant_id=tenant.id,
-                id=new_id(),
+                id=session_id,
                 user_id=user.id,
-                refresh_token_hash=uuid4().bytes,
-                expires_at=datetime.now(UTC) + timedelta(days=1),
+                refresh_token_hash=token_hash(refresh_token),
+                expires_at=_in(days=1),
             )
         )
         token = self._tokens.issue(user_id=user.id, tenant_id=tenant.id, session_id=session.id, role=user.role)
-        return Person(tenant, user, session.id, token)
+        return Person(tenant, user, session.id, token, refresh_token)
 
     async def project(self, tenant: Tenant, **values: Any) -> Project:
         """Make a project."""
@@ -84,6 +107,26 @@ class Factory:
         """Make a resource of a project."""
         defaults = {"name": f"Resource {uuid4().hex[:8]}", "type": "note", "data": {"secret": uuid4().hex}}
         return await self._add(Resource(tenant_id=project.tenant_id, id=new_id(), project_id=project.id, **{**defaults, **values}))
+
+    async def invitation(self, tenant: Tenant, **values: Any) -> tuple[Invitation, str]:
+        """Make an open invitation. Returns it and its token."""
+        row_id = new_id()
+        token = self.derived_tokens.make(TokenKind.INVITATION, TokenName(tenant.id, row_id))
+        defaults = {"email": f"{uuid4().hex[:12]}@example.com", "role": Role.MEMBER, "token_hash": token_hash(token), "expires_at": _in(days=7)}
+        return await self._add(Invitation(tenant_id=tenant.id, id=row_id, **{**defaults, **values})), token
+
+    async def mailed_token(self, user: User, purpose: TokenPurpose, **values: Any) -> str:
+        """Make the token that a mail to the user would have held, and return it."""
+        row_id = new_id()
+        token = self.derived_tokens.make(TokenKind.MAILED, TokenName(user.tenant_id, row_id))
+        defaults = {"user_id": user.id, "purpose": purpose, "token_hash": token_hash(token), "email": user.email, "expires_at": _in(minutes=30)}
+        await self._add(OneTimeToken(tenant_id=user.tenant_id, id=row_id, **{**defaults, **values}))
+        return token
+
+    async def mail(self, tenant: Tenant, **values: Any) -> Mail:
+        """Make a mail that waits, without the job that would send it."""
+        defaults = {"template": MailTemplate.VERIFY_EMAIL, "recipient": f"{uuid4().hex[:12]}@example.com", "data": {}}
+        return await self._add(Mail(tenant_id=tenant.id, id=new_id(), **{**defaults, **values}))
 
     async def run(self, sql: str, **parameters: Any) -> list[Any]:
         """Run a statement as the owner's role, commit, and return the rows, if it gives any."""

@@ -26,7 +26,7 @@ from app.api.openapi import PUBLIC
 from app.core.exceptions import NotAuthenticated, Refusal
 from app.database import Database
 from app.database_faults import DatabaseUnavailable
-from app.middleware.tenant import API_PREFIX, SLUG_IN_BODY
+from app.middleware.tenant import API_PREFIX, NAMED_IN_BODY
 from app.models import TenantModel
 from tests.conftest import ROOT, alembic_config, clone_database, worker_number
 from tests.factories import Factory
@@ -453,16 +453,16 @@ def test_middleware_is_pure_asgi(app: FastAPI) -> None:
     assert not [name for name, tree in parsed(SOURCES) if {"BaseHTTPMiddleware"} & names(tree)]
 
 
-def test_the_slug_is_expected_in_the_body_where_the_document_says_so(app: FastAPI) -> None:
+def test_the_tenant_is_expected_in_the_body_where_the_document_says_so(app: FastAPI) -> None:
     document = app.openapi()
     with_slug = set()
     for path, operations in document["paths"].items():
         for operation in operations.values():
             schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
             schema = resolved(document, schema)
-            if "tenant_slug" in schema.get("properties", {}):
+            if {"tenant_slug", "token", "refresh_token"} & set(schema.get("properties", {})):
                 with_slug.add(path)
-    assert with_slug == SLUG_IN_BODY, "app/middleware/tenant.py: SLUG_IN_BODY"
+    assert with_slug == NAMED_IN_BODY & set(document["paths"]), "app/middleware/tenant.py: NAMED_IN_BODY"
 
 
 # Refusals

@@ -17,6 +17,9 @@ SAFE: dict[str, Any] = {
     "secret_key": GOOD_SECRET,
     "allowed_hosts": "api.example.com",
     "base_domain": "example.com",
+    "public_url": "https://app.example.com",
+    "smtp_url": "smtp+starttls://saas:swordfish@mail.example.com:587",
+    "mail_from": "Acme <no-reply@mail.example.com>",
     "database_url": "postgresql://service:swordfish@db.example.com/saas",
 }
 
@@ -51,6 +54,9 @@ def test_safe_settings_are_accepted_in_production() -> None:
         ({"allowed_origins": "*"}, "ALLOWED_ORIGINS must not be *"),
         ({"allowed_origins": "https://app.example.com,*"}, "ALLOWED_ORIGINS must not be *"),
         ({"base_domain": "localhost"}, "BASE_DOMAIN must be your domain"),
+        ({"public_url": "http://app.example.com"}, "PUBLIC_URL must be the https:// address"),
+        ({"smtp_url": None}, "SMTP_URL must name the server"),
+        ({"mail_from": "SaaS platform <no-reply@example.com>"}, "MAIL_FROM must be an address of yours"),
         ({"password_hash_rounds": 11}, "PASSWORD_HASH_ROUNDS must be at least 12"),
     ],
 )
@@ -69,7 +75,7 @@ def test_each_unsafe_setting_is_refused_in_production_with_a_sentence(change: di
 def test_all_that_is_unsafe_is_named_at_once() -> None:
     with pytest.raises(ValidationError) as refused:
         settings(environment="production")
-    assert str(refused.value).count(" must ") == 3
+    assert str(refused.value).count(" must ") == 6
 
 
 def test_development_needs_no_settings_at_all() -> None:

@@ -1,7 +1,6 @@
-"""Access tokens: signed JWTs (RFC 7519) that name a user, a tenant and a session. Refresh tokens: random, kept only as a hash."""
+"""Access tokens: signed JWTs (RFC 7519) that name a user, a tenant and a session."""
 
 import hashlib
-import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
 from time import time
@@ -109,13 +108,3 @@ class AccessTokens:
 def key_id(secret: str) -> str:
     """Return the public name of a signing key: enough to choose it, nothing to learn from it."""
     return hashlib.sha256(b"key-id:" + secret.encode()).hexdigest()[:16]
-
-
-def new_refresh_token() -> str:
-    """Return 256 random bits, as text that goes into JSON."""
-    return secrets.token_urlsafe(32)
-
-
-def refresh_token_hash(token: str) -> bytes:
-    """Return what is stored of a refresh token. It is random, so a fast hash is as good as a slow one."""
-    return hashlib.sha256(token.encode()).digest()

@@ -8,8 +8,13 @@ from app.middleware.trusted_host import header
 
 API_PREFIX = "/api/v1/"
 
-# These take the tenant's slug in the body, and read the tenant themselves, from PostgreSQL.
-SLUG_IN_BODY = frozenset({"/api/v1/auth/register", "/api/v1/auth/login"})
+# These take the tenant's slug in the body, or a token that names the tenant, and read the tenant themselves, from PostgreSQL.
+NAMED_IN_BODY = frozenset(
+    f"/api/v1/auth/{name}" for name in ("register", "login", "refresh", "verify-email", "verify-email/resend", "password/forgot", "password/reset")
+)
+# This one is for people who have no tenant yet.
+NEEDS_NO_TENANT = frozenset({"/api/v1/auth/captcha"})
+NAMED_ELSEWHERE = NAMED_IN_BODY | NEEDS_NO_TENANT
 
 
 class TenantMiddleware:
@@ -25,7 +30,7 @@ class TenantMiddleware:
             state = scope["state"]
             name = name_in_request(header(scope, b"x-tenant-slug"), header(scope, b"host"), header(scope, b"x-tenant-id"), self._base_domain)
             state["tenant_name"] = name
-            if scope["path"] not in SLUG_IN_BODY:
+            if scope["path"] not in NAMED_ELSEWHERE:
                 if name is None:
                     raise TenantRequired
                 try:

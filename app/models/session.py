@@ -10,7 +10,7 @@ from app.models.base import TenantModel, same_tenant_key, tenant_key
 
 
 class Session(TenantModel):
-    """One sign-in on one device. Of the refresh token only the SHA-256 is kept."""
+    """One sign-in on one device. Of the current refresh token only the SHA-256 is kept; `refresh_count` says which one in its line it is."""
 
     __tablename__ = "sessions"
     __table_args__ = (
@@ -19,10 +19,13 @@ class Session(TenantModel):
         same_tenant_key("user_id", "users", ondelete="CASCADE"),
         UniqueConstraint("tenant_id", "refresh_token_hash"),
         Index(None, "tenant_id", "user_id", "created_at"),
+        Index(None, "tenant_id", "expires_at"),
     )
 
     user_id: Mapped[UUID]
     refresh_token_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    refresh_count: Mapped[int] = mapped_column(server_default="0")
+    refreshed_at: Mapped[datetime | None]
     ip_address: Mapped[str | None]
     user_agent: Mapped[str | None]
     last_used_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -35,6 +35,8 @@ class User(TenantModel):
     role: Mapped[str]
     is_active: Mapped[bool] = mapped_column(server_default="true")
     email_verified: Mapped[bool] = mapped_column(server_default="false")
+    # A new address, until whoever reads its mail has confirmed it.
+    pending_email: Mapped[str | None]
     password_hash: Mapped[str | None]
     last_login_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=91)

@@ -5,6 +5,7 @@ from typing import Self
 
 from app.config import Settings
 from app.core.cursors import Cursors
+from app.core.derived_tokens import DerivedTokens
 from app.core.limits import RateLimiter
 from app.core.passwords import PasswordHasher
 from app.core.principals import PrincipalDirectory
@@ -35,6 +36,7 @@ class Services:
     tenants: TenantDirectory
     principals: PrincipalDirectory
     tokens: AccessTokens
+    derived_tokens: DerivedTokens
     passwords: PasswordHasher
     cursors: Cursors
     views: ViewCounter
@@ -60,6 +62,7 @@ class Services:
             tenants=TenantDirectory(database, redis),
             principals=PrincipalDirectory(database, redis),
             tokens=AccessTokens(settings),
+            derived_tokens=DerivedTokens(settings),
             passwords=PasswordHasher(settings.password_hash_rounds),
             cursors=Cursors(settings),
             views=ViewCounter(redis),

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 from sqlalchemy import func, select, update
 
+from app.core.derived_tokens import TokenKind, TokenName, token_hash
 from app.core.exceptions import AccountInactive, InvalidCredentials, TenantInactive
-from app.core.security import new_refresh_token, refresh_token_hash
 from app.core.tenancy import TenantName
 from app.models import Session, User, new_id
 from app.schemas.auth import Credentials, SignedIn
@@ -39,7 +39,8 @@ async def sign_in(services: Services, asked: Credentials, *, ip_address: str | N
 
 async def open_session(services: Services, user: User, *, ip_address: str | None, user_agent: str | None) -> SignedIn:
     """Record a session of the user and return its tokens. Raises `InvalidCredentials` where the user is gone or off by now."""
-    refresh_token, session_id = new_refresh_token(), new_id()
+    session_id = new_id()
+    refresh_token = services.derived_tokens.make(TokenKind.REFRESH, TokenName(user.tenant_id, session_id))
     lifetime = timedelta(days=services.settings.refresh_token_days)
     async with services.database.transaction(user.tenant_id) as session:
         seen = (
@@ -56,7 +57,7 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
                 tenant_id=user.tenant_id,
                 id=session_id,
                 user_id=user.id,
-                refresh_token_hash=refresh_token_hash(refresh_token),
+                refresh_token_hash=token_hash(refresh_token),
                 ip_address=ip_address,
                 user_agent=user_agent[:LONGEST_USER_AGENT] if user_agent else None,
                 expires_at=func.now() + lifetime,

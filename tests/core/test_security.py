@@ -18,7 +18,7 @@ from joserfc.jwk import OctKey, RSAKey
 
 from app.config import Settings
 from app.core.exceptions import TokenExpired, TokenInvalid
-from app.core.security import ALGORITHM, LONGEST_TOKEN, AccessTokens, key_id, new_refresh_token, refresh_token_hash
+from app.core.security import ALGORITHM, LONGEST_TOKEN, AccessTokens, key_id
 from app.models import Role
 from tests.factories import Factory
 from tests.faults.support import changed
@@ -233,13 +233,6 @@ def test_the_name_of_a_key_tells_nothing_of_it(secret: str) -> None:
     assert len(key_id(secret)) == 16
     assert key_id(secret) != key_id(OTHER_SECRET)
     assert secret not in key_id(secret)
-
-
-def test_refresh_tokens_are_256_random_bits_and_kept_as_a_hash_alone() -> None:
-    tokens = {new_refresh_token() for _ in range(100)}
-    assert len(tokens) == 100
-    assert all(len(base64.urlsafe_b64decode(token + "=")) == 32 for token in tokens)
-    assert all(len(refresh_token_hash(token)) == 32 and token.encode() not in refresh_token_hash(token) for token in tokens)
 
 
 # ─── On the wire ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,8 +8,13 @@ from psycopg2 import extensions
 # The tables whose rows belong to no tenant, each with the reason.
 WORLDWIDE = {
     "tenants": "it is read before anybody knows which tenant a request belongs to; its own policies let a tenant change itself alone",
+    "spent_challenges": "whoever solves a challenge to register has no tenant yet; a row is a hash of public numbers",
     "alembic_version": "it says which migrations have run, and the service may not even read it",
 }
+
+# PgQueuer's tables, in their own schema. Jobs hold identifiers and no secret of a tenant's, and are about tenants that only the job itself names.
+QUEUE = "jobs"
+QUEUE_TABLES = {"pgqueuer", "pgqueuer_log", "pgqueuer_schedules", "pgqueuer_statistics"}
 
 OWN_ROWS = "(tenant_id = (NULLIF(current_setting('app.tenant_id'::text, true), ''::text))::uuid)"
 OWN_TENANT = OWN_ROWS.replace("tenant_id =", "id =", 1)
@@ -26,7 +31,7 @@ TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFEREN
 COLUMN_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
 READ_AND_WRITE = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 # What the service may do with a whole table; a tenant table that is not named: all of READ_AND_WRITE.
-GRANTS = {"tenants": {"SELECT"}, "alembic_version": set[str]()}
+GRANTS = {"tenants": {"SELECT"}, "spent_challenges": {"SELECT", "INSERT", "DELETE"}, "alembic_version": set[str]()}
 # What it may do with single columns beyond that.
 COLUMN_GRANTS = {
     "tenants": {
@@ -57,11 +62,13 @@ def check_all(cursor: extensions.cursor) -> list[str]:
 
 
 def check_schemas(cursor: extensions.cursor) -> list[str]:
-    """Every table lies in `public`, where the other checks look, and the worldwide ones are there."""
+    """Every table but the queue's lies in `public`, where the other checks look, and the worldwide ones are there."""
     elsewhere = rows(
         cursor,
         "SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace "
-        f"WHERE relkind IN ('r', 'p', 'f') AND nspname <> 'public' AND nspname {OUTSIDE}",
+        f"WHERE relkind IN ('r', 'p', 'f') AND nspname <> 'public' AND nspname {OUTSIDE} AND NOT (nspname = %s AND relname = ANY (%s))",
+        QUEUE,
+        list(QUEUE_TABLES),
     )
     missing = [f"the worldwide table {name} is not there" for name in WORLDWIDE if not rows(cursor, "SELECT 1 WHERE to_regclass(%s) IS NOT NULL", name)]
     return [f"{name} lies outside the schema public" for (name,) in elsewhere] + missing
@@ -149,7 +156,7 @@ def check_indexes(cursor: extensions.cursor) -> list[str]:
 
 
 ABSENT = {
-    "trigger {}": "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal",
+    "trigger {}": f"SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid <> '{QUEUE}.pgqueuer'::regclass",
     "event trigger {}": "SELECT evtname FROM pg_event_trigger",
     "rule {}": f"SELECT rulename FROM pg_rules WHERE schemaname {OUTSIDE.replace('nspname', 'schemaname')}",
     "view {} without security_invoker": (
@@ -158,7 +165,7 @@ ABSENT = {
     ),
     "materialized view {}": "SELECT relname FROM pg_class WHERE relkind = 'm'",
     "SECURITY DEFINER function {}": f"SELECT proname FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace WHERE prosecdef AND nspname {OUTSIDE}",
-    "enum type {}": "SELECT typname FROM pg_type WHERE typtype = 'e'",
+    "enum type {}": f"SELECT typname FROM pg_type WHERE typtype = 'e' AND oid <> '{QUEUE}.pgqueuer_status'::regtype",
 }
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 
 from app.core.permissions import includes
-from app.models import RegistrationPolicy, Role, TenantModel
+from app.models import RegistrationPolicy, Role, TenantModel, TokenPurpose
 from tests.factories import PASSWORD, Factory, Person
 
 MARKER = "zq7victim"
@@ -194,6 +194,9 @@ class World:
         self.foreign = await self.party(self.victim, MARKER)
         await self.party(self.victim, MARKER)
         await self.factory.run("INSERT INTO view_count_batches (tenant_id, id) VALUES (:tenant, gen_random_uuid())", tenant=tenant.id)
+        await self.factory.invitation(tenant, email=f"invited-{MARKER}@example.com", invited_by=self.victim.user.id)
+        await self.factory.mailed_token(self.victim.user, TokenPurpose.RESET_PASSWORD)
+        await self.factory.mail(tenant, recipient=f"{MARKER}@example.com", data={MARKER: MARKER})
         self.foreign = {
             **self.foreign,
             **{f"cursor of {path}": await self._cursor(path) for path in ("/api/v1/users", "/api/v1/projects", "/api/v1/resources")},

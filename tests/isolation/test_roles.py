@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 
 from app.config import with_driver
 from app.database import Database, UnsafeRole
-from app.models import Role, Tenant, TenantModel
+from app.models import Role, Tenant, TenantModel, TokenPurpose
 from tests.conftest import worker_number
 from tests.factories import Factory
 
@@ -190,5 +190,8 @@ async def test_a_key_cannot_lead_to_another_tenant_s_row(factory: Factory, owner
 async def tenant_with_a_row_in_each_table(factory: Factory) -> Tenant:
     person = await factory.person(role=Role.ADMIN)
     await factory.resource(await factory.project(person.tenant))
+    await factory.invitation(person.tenant)
+    await factory.mail(person.tenant)
+    await factory.mailed_token(person.user, TokenPurpose.RESET_PASSWORD)
     await factory.run("INSERT INTO view_count_batches (tenant_id, id) VALUES (:tenant, gen_random_uuid())", tenant=person.tenant.id)
     return person.tenant

@@ -5,14 +5,12 @@ from fastapi import APIRouter, Request
 from app.api.deps import AllServices, ReadAsViewer
 from app.api.documented import documented
 from app.api.retry import RetryingRoute
+from app.api.tenant_in_body import agree_on_slug
 from app.core import exceptions as refused
-from app.core.exceptions import TenantRequired
 from app.core.permissions import permissions_of
-from app.core.tenancy import TenantName
 from app.schemas.auth import Credentials, Me, Registered, Registration, SignedIn
 from app.schemas.tenant import TenantRead
 from app.schemas.user import UserRead
-from app.services.container import Services
 from app.services.registration import register as register_person
 from app.services.sign_in import sign_in
 
@@ -31,7 +29,7 @@ async def register(asked: Registration, request: Request, services: AllServices)
 
     A free slug makes the tenant and its first user, an admin. A slug that exists: joins it as the tenant's `registration_policy` says.
     """
-    await _agree(request, services, asked.tenant_slug)
+    await agree_on_slug(request, services, asked.tenant_slug)
     return await register_person(services, asked)
 
 
@@ -44,7 +42,7 @@ async def login(asked: Credentials, request: Request, services: AllServices) -> 
 
     Send the access token as `Authorization: Bearer …`, together with `X-Tenant-Slug`.
     """
-    await _agree(request, services, asked.tenant_slug)
+    await agree_on_slug(request, services, asked.tenant_slug)
     client = request.client
     return await sign_in(services, asked, ip_address=client.host if client else None, user_agent=request.headers.get("user-agent"))
 
@@ -53,16 +51,3 @@ async def login(asked: Credentials, request: Request, services: AllServices) -> 
 async def me(caller: ReadAsViewer) -> Me:
     """Show the caller, its tenant, and what its role may do."""
     return Me(user=UserRead.model_validate(caller.user), tenant=TenantRead.model_validate(caller.tenant), permissions=permissions_of(caller.user.role))
-
-
-async def _agree(request: Request, services: Services, slug: str) -> None:
-    """Raise `TenantRequired` where the headers name another tenant than the body."""
-    name: TenantName | None = request.scope["state"]["tenant_name"]
-    slug = slug.strip().lower()
-    if name is None or (name.kind == "slug" and name.value == slug):
-        return
-    named = None if name.kind == "slug" else await services.tenants.load(name)
-    if named is None and name.kind == "subdomain" and name.value == slug:
-        return
-    if named is None or named.slug != slug:
-        raise TenantRequired("The headers or the host name another tenant than `tenant_slug`. Name one tenant only.")

@@ -1,0 +1,56 @@
+"""Mail on its way: written in the transaction that is the reason for it, and sent by a job."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import JSON, CheckConstraint, Index, PrimaryKeyConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import TenantModel, tenant_key
+
+
+class MailTemplate(StrEnum):
+    """What a mail is about."""
+
+    VERIFY_EMAIL = "verify_email"
+    RESET_PASSWORD = "reset_password"  # noqa: S105 (a template's name)
+    SET_PASSWORD = "set_password"  # noqa: S105 (a template's name)
+    INVITATION = "invitation"
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 (a template's name)
+    NEW_SIGN_IN = "new_sign_in"
+
+
+class MailState(StrEnum):
+    """Where a mail stands."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    # Nobody is to get it any more: there is no such user, or what it speaks of is gone.
+    DROPPED = "dropped"
+
+
+class Mail(TenantModel):
+    """One mail to one recipient. It holds no token: the job derives the token anew for each attempt (app/core/derived_tokens.py)."""
+
+    __tablename__ = "mails"
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "id"),
+        tenant_key(),
+        CheckConstraint(
+            "template IN ('verify_email', 'reset_password', 'set_password', 'invitation', 'password_changed', 'new_sign_in')",
+            name="template",
+        ),
+        CheckConstraint("state IN ('waiting', 'sent', 'dropped')", name="state"),
+        CheckConstraint("(state = 'waiting') = (finished_at IS NULL)", name="finished_at"),
+        Index(None, "tenant_id", "state", "finished_at"),
+    )
+
+    template: Mapped[str]
+    recipient: Mapped[str]
+    # Not a foreign key: a mail is often asked for before anybody has looked whether there is such a user.
+    subject_id: Mapped[UUID | None]
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(server_default=MailState.WAITING)
+    finished_at: Mapped[datetime | None]
