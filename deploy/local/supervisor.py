@@ -108,7 +108,7 @@ class Supervisor:
                 raise PortTaken(f"Port {self.port} is taken{f' by {who}' if who else ''}: stop that, or take another: 'PORT={other} make run'.") from None
 
     def _environment(self, targets: Targets) -> dict[str, str]:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PUBLIC_URL": targets.public_url or self.url}
         if targets.log_format == "auto":
             environment["LOG_FORMAT"] = "console"
         return environment

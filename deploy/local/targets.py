@@ -22,6 +22,7 @@ class Targets:
     redis_url: str | None
     environment: str
     log_format: str
+    public_url: str | None
 
     @classmethod
     def from_settings(cls) -> "Targets":
@@ -37,7 +38,8 @@ class Targets:
             value = getattr(settings, name)
             return value.get_secret_value() or None if name in settings.model_fields_set and isinstance(value, SecretStr) else None
 
-        targets = cls(given("database_url"), given("database_admin_url"), given("redis_url"), settings.environment, settings.log_format)
+        public_url = settings.public_url if "public_url" in settings.model_fields_set else None
+        targets = cls(given("database_url"), given("database_admin_url"), given("redis_url"), settings.environment, settings.log_format, public_url)
         targets.check()
         return targets
 

@@ -25,6 +25,13 @@ def test_where_nothing_is_named_everything_is_our_own() -> None:
     assert (targets.database_url, targets.database_admin_url, targets.redis_url) == (None, None, None)
 
 
+def test_links_in_mails_lead_to_this_very_run_unless_an_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PUBLIC_URL", raising=False)
+    assert Targets.from_settings().public_url is None
+    monkeypatch.setenv("PUBLIC_URL", "https://app.example.com")
+    assert Targets.from_settings().public_url == "https://app.example.com"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_without_a_value_names_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "")
