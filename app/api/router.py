@@ -2,12 +2,13 @@
 
 from starlette.routing import BaseRoute
 
-from app.api.endpoints import auth, projects, resources, system, tenant, users
+from app.api.endpoints import auth, invitations, projects, resources, system, tenant, users
 
 
 def routes() -> list[BaseRoute]:
     """Return the routes of all endpoint modules, in one flat list.
 
-    Not by `include_router`: each included router is one more layer to look through for each request, twice.
+    Not by `include_router`: each included router is one more layer to look through for each request, twice. The first that matches counts: what has a
+    fixed path comes before what takes anything in its place.
     """
-    return [route for module in (projects, resources, users, tenant, auth, system) for route in module.router.routes]
+    return [route for module in (projects, resources, invitations, users, tenant, auth, system) for route in module.router.routes]

@@ -3,7 +3,7 @@
 Refusal
 ├── BadRequest 400        TenantRequired
 ├── Unauthenticated 401   NotAuthenticated TokenInvalid TokenExpired TokenRevoked InvalidCredentials
-├── Forbidden 403         TenantInactive TenantMismatch AccountInactive RegistrationClosed
+├── Forbidden 403         TenantInactive TenantMismatch AccountInactive RegistrationClosed InvitationInvalid
 ├── NotFound 404          TenantNotFound ProjectNotFound
 ├── MethodNotAllowed 405 · RequestTimeout 408
 ├── Conflict 409          EmailTaken SlugTaken SubdomainTaken LastAdmin
@@ -127,6 +127,12 @@ class RegistrationClosed(Forbidden):
     """This tenant takes new people by invitation only."""
 
     code = "registration_closed"
+
+
+class InvitationInvalid(Forbidden):
+    """This invitation is not good: it is not for this address or tenant, was used or withdrawn, or has expired. Ask for a new one."""
+
+    code = "invitation_invalid"
 
 
 class NotFound(Refusal):

@@ -15,6 +15,7 @@ PERMISSIONS: dict[Role, tuple[str, ...]] = {
         "tenant:update",
         "users:create",
         "users:delete",
+        "users:invite",
         "users:update",
     ),
 }

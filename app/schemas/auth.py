@@ -34,6 +34,7 @@ class Registration(Body):
     full_name: Name
     tenant_slug: Slug
     tenant_name: Name | None = None
+    invitation_token: Annotated[Text, Field(max_length=200)] | None = None
 
 
 class Registered(UserRead):

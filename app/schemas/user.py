@@ -39,7 +39,7 @@ class UserRead(Read):
 
 
 class UserCreate(Body):
-    """A new user. Without a password the user cannot sign in yet."""
+    """A new user. Without a password the user is mailed a link to choose one."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.core.exceptions import EmailTaken, RegistrationClosed, SlugTaken, TenantInactive, Unprocessable
+from app.core.exceptions import EmailTaken, InvitationInvalid, RegistrationClosed, SlugTaken, TenantInactive, Unprocessable
 from app.core.passwords import refuse_weak
 from app.core.tenancy import TenantInfo, TenantName, is_valid_name
 from app.database_faults import violated_constraint
@@ -16,16 +16,18 @@ from app.schemas.auth import Registered, Registration
 from app.schemas.tenant import TenantSummary
 from app.schemas.user import UserRead
 from app.services.container import Services
+from app.services.invitations import use_invitation
 
 
 async def register(services: Services, asked: Registration) -> Registered:
     """Register a person, and return the user and the tenant.
 
-    A free slug founds a tenant with an admin, in one transaction. Raises `EmailTaken`, `SlugTaken`, `RegistrationClosed`, `TenantInactive`, `WeakPassword`.
+    A free slug founds a tenant with an admin, in one transaction; with an invitation it founds nothing. Raises `EmailTaken`, `SlugTaken`,
+    `RegistrationClosed`, `InvitationInvalid`, `TenantInactive`, `WeakPassword`.
     """
     name = TenantName("slug", asked.tenant_slug)
     tenant = await services.tenants.load(name)
-    _refuse_closed(tenant)
+    _refuse_closed(tenant, asked)
     tenant_name = tenant.name if tenant else asked.tenant_name or asked.tenant_slug
     refuse_weak(asked.password, email=asked.email, tenant_name=tenant_name, tenant_slug=asked.tenant_slug)
     password_hash = await services.passwords.hash(asked.password)
@@ -37,18 +39,21 @@ async def register(services: Services, asked: Registration) -> Registered:
             return founded
         # Somebody founded it while we were at it.
         tenant = await services.tenants.load(name)
-        _refuse_closed(tenant)
+        _refuse_closed(tenant, asked)
         if tenant is None:
             raise SlugTaken
     return await _join(services, tenant, asked, password_hash)
 
 
-def _refuse_closed(tenant: TenantInfo | None) -> None:
+def _refuse_closed(tenant: TenantInfo | None, asked: Registration) -> None:
+    invited = asked.invitation_token is not None
     if tenant is None:
+        if invited:
+            raise InvitationInvalid
         return
     if not tenant.is_active:
         raise TenantInactive
-    if tenant.registration_policy == RegistrationPolicy.INVITE_ONLY:
+    if tenant.registration_policy == RegistrationPolicy.INVITE_ONLY and not invited:
         raise RegistrationClosed
 
 
@@ -72,15 +77,30 @@ async def _found(services: Services, asked: Registration, password_hash: str) ->
 
 
 async def _join(services: Services, tenant: TenantInfo, asked: Registration, password_hash: str) -> Registered:
-    is_active = tenant.registration_policy == RegistrationPolicy.OPEN
     async with services.database.transaction(tenant.id) as session:
-        user = await add_user(session, tenant.id, asked, password_hash, role=Role.VIEWER, is_active=is_active)
+        if asked.invitation_token is None:
+            is_active = tenant.registration_policy == RegistrationPolicy.OPEN
+            user = await add_user(session, tenant.id, asked, password_hash, role=Role.VIEWER, is_active=is_active)
+        else:
+            role = await use_invitation(session, tenant.id, asked.invitation_token, asked.email)
+            # The token came by mail, so whoever has it reads the mail of this address.
+            user = await add_user(session, tenant.id, asked, password_hash, role=role, is_active=True, email_verified=True)
         return _registered(user, TenantSummary.model_validate(tenant))
 
 
-async def add_user(session: AsyncSession, tenant_id: UUID, asked: Registration, password_hash: str, *, role: Role, is_active: bool) -> User:
+async def add_user(
+    session: AsyncSession, tenant_id: UUID, asked: Registration, password_hash: str, *, role: Role, is_active: bool, email_verified: bool = False
+) -> User:
     """Add a user. Raises `EmailTaken`."""
-    user = User(tenant_id=tenant_id, email=asked.email, full_name=asked.full_name, role=role, is_active=is_active, password_hash=password_hash)
+    user = User(
+        tenant_id=tenant_id,
+        email=asked.email,
+        full_name=asked.full_name,
+        role=role,
+        is_active=is_active,
+        email_verified=email_verified,
+        password_hash=password_hash,
+    )
     session.add(user)
     await flush_user(session)
     await session.refresh(user)
@@ -95,6 +115,13 @@ async def flush_user(session: AsyncSession) -> None:
         if violated_constraint(error) == "uq_users_tenant_id_email":
             raise EmailTaken from None
         raise
+
+
+async def refuse_taken(session: AsyncSession, tenant_id: UUID, email: str) -> None:
+    """Raise `EmailTaken` where the address is that of a user of the tenant."""
+    taken = exists().where(User.tenant_id == tenant_id, User.email == email)
+    if (await session.execute(select(taken))).scalar_one():
+        raise EmailTaken
 
 
 async def lock_tenant_names(session: AsyncSession) -> None:

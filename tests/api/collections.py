@@ -1,4 +1,4 @@
-"""The three collections, and how rows for their lists are made in one statement."""
+"""The collections, and how rows for their lists are made in one statement."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -13,11 +13,12 @@ class Collection:
 
     name: str
     sorts: tuple[str, ...]
+    under: str = ""
 
     @property
     def path(self) -> str:
         """Where it is listed."""
-        return f"/api/v1/{self.name}"
+        return f"/api/v1/{self.under}{self.name}"
 
     async def add(self, factory: Factory, parent: Project, number: int, *, distinct: int = 1_000_000_000) -> None:
         """Add rows to the parent's tenant. Each sort column but addresses has at most so many distinct values, so that there are ties."""
@@ -51,12 +52,17 @@ _INSERT = {
     "resources": f"""
         INSERT INTO resources (tenant_id, id, project_id, name, type, data, created_at, updated_at)
         SELECT :tenant, gen_random_uuid(), :parent, {_TEXT}, 'note', '{{}}', {_TIMES}, {_TIMES} FROM generate_series(1, :number)""",
+    "invitations": f"""
+        INSERT INTO invitations (tenant_id, id, email, role, token_hash, created_at, expires_at)
+        SELECT :tenant, gen_random_uuid(), {_TEXT} || '-' || gen_random_uuid() || '@example.com', 'viewer', '', {_TIMES}, now() + interval '7 days'
+        FROM generate_series(1, :number) WHERE CAST(:parent AS uuid) IS NOT NULL""",
 }
 
 PROJECTS = Collection("projects", ("created_at", "updated_at", "name"))
 USERS = Collection("users", ("created_at", "email", "full_name"))
 RESOURCES = Collection("resources", ("created_at", "updated_at", "name"))
-COLLECTIONS = (PROJECTS, USERS, RESOURCES)
+INVITATIONS = Collection("invitations", ("created_at", "email"), under="users/")
+COLLECTIONS = (PROJECTS, USERS, RESOURCES, INVITATIONS)
 SORTS = [(collection, sign + sort) for collection in COLLECTIONS for sort in collection.sorts for sign in ("", "-")]
 
 

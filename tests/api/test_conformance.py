@@ -83,7 +83,12 @@ def test_the_document_keeps_its_word(live_server: LiveServer, worlds: dict[Role 
         world = worlds[caller]
         # What is made up is hardly ever the identifier of something that is there.
         if existing and case.path_parameters:
-            known = {"project_id": world.project.id, "resource_id": world.resource.id, "user_id": world.member.user.id}
+            known = {
+                "project_id": world.project.id,
+                "resource_id": world.resource.id,
+                "user_id": world.member.user.id,
+                "invitation_id": world.invitation.id,
+            }
             case.path_parameters = {name: str(known[name]) for name in case.path_parameters}
         response = case.call(base_url=live_server.url, headers=headers_of(world, caller, operation), session=connection)
         case.validate_response(response, checks=CHECKS)

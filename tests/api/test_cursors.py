@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.api.answers import accepted, refused
-from tests.api.collections import COLLECTIONS, PROJECTS, RESOURCES, USERS, Collection, name_of
+from tests.api.collections import COLLECTIONS, INVITATIONS, PROJECTS, RESOURCES, USERS, Collection, name_of
 from tests.factories import Factory, Person
 
 SOME_ID = "01987654-3210-7000-8000-000000000000"
@@ -78,6 +78,8 @@ async def test_a_cursor_of_another_collection_is_refused(client: AsyncClient, pe
         (USERS, {"role": "viewer"}, {"role": "member"}),
         (USERS, {"is_active": "true"}, {}),
         (USERS, {"is_active": "true"}, {"is_active": "false"}),
+        (INVITATIONS, {"role": "viewer"}, {"role": "member"}),
+        (INVITATIONS, {"q": "row"}, {}),
         (RESOURCES, {"type": "note"}, {"type": "page"}),
         (RESOURCES, {"type": "note"}, {"q": "note"}),
         (RESOURCES, {}, {"project_id": SOME_ID}),

@@ -9,7 +9,7 @@ from httpx import AsyncClient
 
 from app.models import Role
 from tests.api.answers import accepted, refused
-from tests.api.collections import COLLECTIONS, PROJECTS, RESOURCES, SORTS, USERS, Collection, name_of
+from tests.api.collections import COLLECTIONS, INVITATIONS, PROJECTS, RESOURCES, SORTS, USERS, Collection, name_of
 from tests.factories import Factory, Person
 
 each_collection = pytest.mark.parametrize("collection", COLLECTIONS, ids=name_of)
@@ -158,8 +158,9 @@ async def test_a_search_finds_the_text_itself_in_any_case(client: AsyncClient, f
     described = await factory.project(person.tenant, description=text)
     user = await factory.user(person.tenant, full_name=text)
     resource = await factory.resource(project, name=text)
+    invitation, _ = await factory.invitation(person.tenant, email=f"{text}@example.com")
     found_by_q = [await found(client, person, collection, q=q) for collection in COLLECTIONS]
-    assert found_by_q == ([{str(project.id), str(described.id)}, {str(user.id)}, {str(resource.id)}] if matches else [set()] * 3)
+    assert found_by_q == ([{str(project.id), str(described.id)}, {str(user.id)}, {str(resource.id)}, {str(invitation.id)}] if matches else [set()] * 4)
 
 
 async def test_users_are_searched_by_address(client: AsyncClient, factory: Factory) -> None:
@@ -206,6 +207,7 @@ async def test_resources_are_filtered_by_project_and_type(client: AsyncClient, f
     [
         *((PROJECTS, {name: value}) for name, value in (("status", "open"), ("status", ""), ("owner_id", "me"), ("include_deleted", "7"))),
         *((USERS, {name: value}) for name, value in (("role", "owner"), ("role", "Admin"), ("is_active", "maybe"))),
+        *((INVITATIONS, {name: value}) for name, value in (("role", "owner"), ("role", ""), ("is_active", "true"))),
         *((RESOURCES, {name: value}) for name, value in (("project_id", "1"), ("type", "two words"), ("type", "a\0"), ("type", "x" * 51))),
     ],
     ids=name_of,

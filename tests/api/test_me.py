@@ -19,6 +19,7 @@ ADMINS = MEMBERS | {
     "tenant:update",
     "users:create",
     "users:delete",
+    "users:invite",
     "users:update",
 }
 

@@ -11,6 +11,7 @@ ALLOWED = [
     ("/api/v1/projects", {"GET", "POST"}),
     ("/api/v1/projects/{project_id}", {"GET", "PATCH", "DELETE"}),
     ("/api/v1/projects/{project_id}/restore", {"POST"}),
+    ("/api/v1/users/invitations/{invitation_id}", {"DELETE"}),
     ("/api/v1/users/{user_id}", {"GET", "PATCH", "DELETE"}),
     ("/api/v1/resources", {"GET", "POST"}),
     ("/api/v1/tenant", {"GET", "PATCH"}),

@@ -75,18 +75,16 @@ async def test_an_address_of_another_tenant_is_free(client: AsyncClient, factory
 async def test_an_admin_changes_anybody(client: AsyncClient, factory: Factory) -> None:
     admin = await factory.person()
     user = await factory.user(admin.tenant, Role.VIEWER)
-    change = {"full_name": "Other Name", "email": f"{uuid4().hex[:12]}@example.com", "role": "member", "is_active": False}
+    change = {"full_name": "Other Name", "role": "member", "is_active": False}
     changed = accepted(await client.patch(f"{USERS}/{user.id}", headers=admin.headers, json=change))
     assert {name: changed[name] for name in change} == change
     assert changed == accepted(await client.get(f"{USERS}/{user.id}", headers=admin.headers))
 
 
 @pytest.mark.parametrize("role", [Role.MEMBER, Role.VIEWER])
-async def test_everybody_changes_their_own_name_and_address(client: AsyncClient, factory: Factory, role: Role) -> None:
+async def test_everybody_changes_their_own_name(client: AsyncClient, factory: Factory, role: Role) -> None:
     person = await factory.person(role=role)
-    change = {"full_name": "Other Name", "email": f"{uuid4().hex[:12]}@example.com"}
-    changed = accepted(await client.patch(f"{USERS}/{person.user.id}", headers=person.headers, json=change))
-    assert {name: changed[name] for name in change} == change
+    assert accepted(await client.patch(f"{USERS}/{person.user.id}", headers=person.headers, json={"full_name": "Other Name"}))["full_name"] == "Other Name"
 
 
 @pytest.mark.parametrize("role", [Role.MEMBER, Role.VIEWER])
@@ -96,13 +94,6 @@ async def test_nobody_but_an_admin_changes_role_or_activity(client: AsyncClient,
     before = accepted(await client.get(f"{USERS}/{person.user.id}", headers=person.headers))
     refused(await client.patch(f"{USERS}/{person.user.id}", headers=person.headers, json=change), 403, "forbidden")
     assert accepted(await client.get(f"{USERS}/{person.user.id}", headers=person.headers)) == before
-
-
-async def test_a_changed_address_is_not_verified_any_more(client: AsyncClient, factory: Factory) -> None:
-    admin = await factory.person(email_verified=True)
-    own = f"{USERS}/{admin.user.id}"
-    assert accepted(await client.patch(own, headers=admin.headers, json={"full_name": "Other Name"}))["email_verified"] is True
-    assert accepted(await client.patch(own, headers=admin.headers, json={"email": "new@example.com"}))["email_verified"] is False
 
 
 @pytest.mark.parametrize("change", [{}, {"full_name": "The Same"}, {"full_name": " The Same "}, {"role": "admin", "is_active": True}])
@@ -150,12 +141,23 @@ async def test_a_changed_role_counts_from_the_next_request(client: AsyncClient, 
         assert (await client.post("/api/v1/projects", headers=person.headers, json={"name": "Mine"})).status_code == status
 
 
-async def test_a_deactivated_user_is_out_from_the_next_request_and_back_once_activated(client: AsyncClient, factory: Factory) -> None:
+async def test_a_deactivated_user_is_out_from_the_next_request_and_back_only_by_signing_in(client: AsyncClient, factory: Factory) -> None:
     admin = await factory.person()
     person = await factory.person(admin.tenant, Role.MEMBER)
-    for is_active, status in ((True, 200), (False, 401), (True, 200)):
+    credentials = {"email": person.user.email, "password": PASSWORD, "tenant_slug": admin.tenant.slug}
+    for is_active, status, signed_in in ((True, 200, 200), (False, 401, 403), (True, 401, 200)):
         accepted(await client.patch(f"{USERS}/{person.user.id}", headers=admin.headers, json={"is_active": is_active}))
         assert (await client.get("/api/v1/auth/me", headers=person.headers)).status_code == status
+        assert (await client.post(LOGIN, json=credentials)).status_code == signed_in
+
+
+async def test_a_deactivation_ends_every_session_of_that_user_and_of_no_other(client: AsyncClient, factory: Factory) -> None:
+    admin = await factory.person()
+    person = await factory.person(admin.tenant, Role.MEMBER)
+    await factory.sign_in(admin.tenant, person.user)
+    accepted(await client.patch(f"{USERS}/{person.user.id}", headers=admin.headers, json={"is_active": False}))
+    rows = await factory.run("SELECT user_id, revoked_at IS NULL FROM sessions WHERE tenant_id = :id", id=admin.tenant.id)
+    assert sorted(map(tuple, rows), key=str) == sorted([(admin.user.id, True), (person.user.id, False), (person.user.id, False)], key=str)
 
 
 async def test_a_deleted_user_is_gone_from_the_next_request(client: AsyncClient, factory: Factory) -> None:

@@ -9,7 +9,7 @@ from uuid import uuid4
 from httpx import ASGITransport, AsyncClient
 
 from app.main import create_app
-from app.models import Project, Resource, Role, Tenant
+from app.models import Invitation, Project, Resource, Role, Tenant
 from tests.conftest import test_settings, worker_number
 from tests.factories import PASSWORD, Factory, Person
 
@@ -28,19 +28,21 @@ class World:
     viewer: Person
     project: Project
     resource: Resource
+    invitation: Invitation
 
     def path(self, template: str) -> str:
         """Return an operation's path with the identifiers of this world's objects. The user is the viewer."""
-        return template.format(project_id=self.project.id, resource_id=self.resource.id, user_id=self.viewer.user.id)
+        return template.format(project_id=self.project.id, resource_id=self.resource.id, user_id=self.viewer.user.id, invitation_id=self.invitation.id)
 
     def body(self, operation: Operation) -> dict[str, Any] | None:
         """Return a body that the operation accepts, with every field that it knows; None where it takes none."""
         name = f"name {uuid4().hex[:8]}"
         email = f"{uuid4().hex[:12]}@example.com"
         bodies: dict[Operation, dict[str, Any]] = {
-            ("POST", "/api/v1/auth/register"): newcomer(),
+            ("POST", "/api/v1/auth/register"): newcomer(invitation_token=None),
             ("POST", "/api/v1/auth/login"): {"email": self.admin.user.email, "password": PASSWORD, "tenant_slug": self.tenant.slug},
             ("POST", "/api/v1/users"): {"email": email, "full_name": name, "role": "viewer", "password": PASSWORD},
+            ("POST", "/api/v1/users/invitations"): {"email": email, "role": "viewer"},
             ("PATCH", "/api/v1/users/{user_id}"): {"email": email, "full_name": name, "role": "viewer", "is_active": True},
             ("POST", "/api/v1/projects"): {"name": name, "description": "text", "status": "active", "owner_id": None},
             ("PATCH", "/api/v1/projects/{project_id}"): {"name": name, "description": "text", "status": "on_hold"},
@@ -55,6 +57,7 @@ WITH_BODY: tuple[Operation, ...] = (
     ("POST", "/api/v1/auth/register"),
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/users"),
+    ("POST", "/api/v1/users/invitations"),
     ("PATCH", "/api/v1/users/{user_id}"),
     ("POST", "/api/v1/projects"),
     ("PATCH", "/api/v1/projects/{project_id}"),
@@ -82,7 +85,9 @@ async def make_world(factory: Factory) -> World:
     tenant = await factory.tenant()
     admin, member, viewer = [await factory.person(tenant, role) for role in (Role.ADMIN, Role.MEMBER, Role.VIEWER)]
     project = await factory.project(tenant, owner_id=member.user.id)
-    return World(tenant, admin, member, viewer, project, await factory.resource(project, created_by=member.user.id))
+    resource = await factory.resource(project, created_by=member.user.id)
+    invitation, _ = await factory.invitation(tenant, invited_by=admin.user.id)
+    return World(tenant, admin, member, viewer, project, resource, invitation)
 
 
 @asynccontextmanager

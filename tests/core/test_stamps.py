@@ -79,13 +79,15 @@ async def test_a_deletion_is_felt_by_every_server_with_the_next_request(client: 
     assert (refused.status_code, refused.json()["code"]) == (401, "token_revoked")
 
 
-async def test_a_reactivated_user_is_let_in_with_the_next_request(client: AsyncClient, other: AsyncClient, factory: Factory) -> None:
+async def test_a_reactivated_user_is_let_in_with_a_new_session_and_not_with_the_old_one(client: AsyncClient, other: AsyncClient, factory: Factory) -> None:
     admin = await factory.person()
     member = await factory.person(admin.tenant, Role.MEMBER)
     await warm(other, member)
     for is_active, status in ((False, 401), (True, 200)):
         await client.patch(f"/api/v1/users/{member.user.id}", headers=admin.headers, json={"is_active": is_active})
-        assert (await other.get("/api/v1/projects", headers=member.headers)).status_code == status
+        assert (await other.get("/api/v1/projects", headers=member.headers)).status_code == 401
+        signed_in = await factory.sign_in(admin.tenant, member.user)
+        assert (await other.get("/api/v1/projects", headers=signed_in.headers)).status_code == status
 
 
 async def test_a_new_name_is_shown_by_every_server_with_the_next_request(client: AsyncClient, other: AsyncClient, factory: Factory) -> None:

@@ -68,10 +68,24 @@ CASES = (
         lambda: {"email": fresh_email(), "password": PASSWORD, "full_name": "New Person"},
         guarded=False,
     ),
+    Case(
+        "POST /api/v1/auth/register",
+        {"body.tenant_slug": "slug", "body.invitation_token": "invitation token", "body.email": "invited"},
+        lambda: {"password": PASSWORD, "full_name": "Invited Person"},
+        guarded=False,
+    ),
     Case("POST /api/v1/auth/login", {"body.tenant_slug": "slug", "body.email": "email"}, lambda: {"password": PASSWORD}, guarded=False),
     Case("GET /api/v1/auth/me"),
     Case("GET /api/v1/users", {"query.cursor": "cursor of /api/v1/users", "query.q": "word"}, query=LISTED),
     Case("POST /api/v1/users", body=lambda: {"email": fresh_email(), "full_name": "New Person", "password": PASSWORD}, least=Role.ADMIN),
+    Case(
+        "GET /api/v1/users/invitations",
+        {"query.cursor": "cursor of /api/v1/users/invitations", "query.q": "word"},
+        query=LISTED,
+        least=Role.ADMIN,
+    ),
+    Case("POST /api/v1/users/invitations", body=lambda: {"email": fresh_email(), "role": "admin"}, least=Role.ADMIN),
+    Case("DELETE /api/v1/users/invitations/{invitation_id}", {"path.invitation_id": "invitation"}, least=Role.ADMIN),
     Case("GET /api/v1/users/{user_id}", USER),
     Case("PATCH /api/v1/users/{user_id}", USER, lambda: {"full_name": fresh("Renamed")}, least=Role.ADMIN),
     Case("PATCH /api/v1/users/{user_id}", USER, lambda: {"role": "admin", "is_active": True, "email": fresh_email()}, least=Role.ADMIN),
@@ -194,13 +208,10 @@ class World:
         self.foreign = await self.party(self.victim, MARKER)
         await self.party(self.victim, MARKER)
         await self.factory.run("INSERT INTO view_count_batches (tenant_id, id) VALUES (:tenant, gen_random_uuid())", tenant=tenant.id)
-        await self.factory.invitation(tenant, email=f"invited-{MARKER}@example.com", invited_by=self.victim.user.id)
         await self.factory.mailed_token(self.victim.user, TokenPurpose.RESET_PASSWORD)
         await self.factory.mail(tenant, recipient=f"{MARKER}@example.com", data={MARKER: MARKER})
-        self.foreign = {
-            **self.foreign,
-            **{f"cursor of {path}": await self._cursor(path) for path in ("/api/v1/users", "/api/v1/projects", "/api/v1/resources")},
-        }
+        listed = ("/api/v1/users", "/api/v1/users/invitations", "/api/v1/projects", "/api/v1/resources")
+        self.foreign = {**self.foreign, **{f"cursor of {path}": await self._cursor(path) for path in listed}}
         attacker = await self.factory.tenant(name="Attackers")
         self.attackers = {role: await self.factory.person(attacker, role) for role in Role}
         self.own = await self.party(self.attackers[Role.ADMIN], "attacker")
@@ -226,6 +237,7 @@ class World:
         await self.factory.run("UPDATE projects SET is_deleted = true, deleted_at = now() WHERE id = :id", id=deleted.id)
         await self.factory.resource(deleted, name=f"Resource {word}", type=word, data={word: word})
         resource = await self.factory.resource(project, name=f"Resource {word}", type=word, data={word: [word]}, created_by=user.id)
+        invitation, token = await self.factory.invitation(tenant, email=f"{uuid4().hex[:8]}-{word}@example.com", invited_by=person.user.id)
         return {
             "slug": tenant.slug,
             "word": word,
@@ -234,6 +246,9 @@ class World:
             "project": str(project.id),
             "deleted project": str(deleted.id),
             "resource": str(resource.id),
+            "invitation": str(invitation.id),
+            "invitation token": token,
+            "invited": invitation.email,
         }
 
     async def _cursor(self, path: str) -> str:
@@ -243,8 +258,8 @@ class World:
 
     def absent(self) -> Values:
         """Return names of objects that nobody has."""
-        words = {"slug": f"t-{uuid4().hex[:20]}", "word": uuid4().hex, "email": fresh_email()}
-        identifiers = {name: str(uuid4()) for name in ("user", "project", "deleted project", "resource")}
+        words = {"slug": f"t-{uuid4().hex[:20]}", "word": uuid4().hex, "email": fresh_email(), "invited": fresh_email(), "invitation token": "A" * 91}
+        identifiers = {name: str(uuid4()) for name in ("user", "project", "deleted project", "resource", "invitation")}
         cursors = {name: "A" + value[1:] if value[0] != "A" else "B" + value[1:] for name, value in self.foreign.items() if name.startswith("cursor")}
         return {**words, **identifiers, **cursors}
 
@@ -335,7 +350,8 @@ class Sweep:
     async def _send(self, case: Case, role: Role, attack: str, places: Mapping[str, Values], headers: Mapping[str, str] | None = None) -> Sent:
         """Send the case's request with other values at `places`, and look at the answer and at the victim's rows."""
         person = self.world.attackers[role]
-        own = await self.world.party(person, "attacker") if case.operation.startswith("DELETE") and not places else self.world.own
+        used_up = case.operation.startswith("DELETE") or "body.invitation_token" in case.places
+        own = await self.world.party(person, "attacker") if used_up and not places else self.world.own
         parts: dict[str, dict[str, Any]] = {"path": {}, "query": dict(case.query), "body": case.body() if case.body else {}}
         for place, kind in case.places.items():
             where, _, name = place.partition(".")

@@ -26,7 +26,8 @@ AS_ADMIN = (Role.ADMIN,)
 
 # Cases that cannot leak whatever is taken away: they touch no row, or a layer stands that neither of the two is.
 WITHOUT_ROWS = {"GET /health", "GET /health/live", "GET /health/ready", "GET /api/v1/auth/me", "GET /api/v1/tenant"}
-HELD_BY_KEYS = {"POST /api/v1/resources"}  # `created_by` would be the attacker in the victim's tenant, and that key does not exist
+# `created_by` or `invited_by` would be the attacker in the victim's tenant, and that key does not exist.
+HELD_BY_KEYS = {"POST /api/v1/resources", "POST /api/v1/users/invitations"}
 
 
 async def without_row_security(world: World) -> None:

@@ -50,6 +50,9 @@ TABLE: dict[Operation, Row] = {
     ("GET", "/api/v1/auth/me"): Row(200, 200, 200),
     ("GET", "/api/v1/users"): Row(200, 200, 200),
     ("POST", "/api/v1/users"): Row(201, 403, 403),
+    ("GET", "/api/v1/users/invitations"): Row(200, 403, 403),
+    ("POST", "/api/v1/users/invitations"): Row(201, 403, 403),
+    ("DELETE", "/api/v1/users/invitations/{invitation_id}"): Row(204, 403, 403, 404, 403, 403),
     ("GET", "/api/v1/users/{user_id}"): Row(200, 200, 200, 404, 404, 404),
     ("PATCH", "/api/v1/users/{user_id}"): Row(200, 403, 403, 404, 403, 403),
     ("DELETE", "/api/v1/users/{user_id}"): Row(204, 403, 403, 404, 403, 403),
@@ -122,6 +125,8 @@ async def target_path(factory: Factory, world: World, operation: Operation, owne
         values["project_id"] = (await factory.project(world.tenant, owner_id=owner_id)).id
     if "{resource_id}" in template:
         values["resource_id"] = (await factory.resource(world.project)).id
+    if "{invitation_id}" in template:
+        values["invitation_id"] = (await factory.invitation(world.tenant))[0].id
     return template.format(**values)
 
 
@@ -208,7 +213,7 @@ async def test_by_somebody_of_another_tenant(client: AsyncClient, worlds: Worlds
 async def test_in_a_suspended_tenant(client: AsyncClient, factory: Factory, operation: Operation) -> None:
     person = await factory.person(await factory.tenant(is_active=False))
     identifier = "01987654-3210-7000-8000-000000000000"
-    path = operation[1].format(user_id=identifier, project_id=identifier, resource_id=identifier)
+    path = operation[1].format(user_id=identifier, project_id=identifier, resource_id=identifier, invitation_id=identifier)
     expect(await call(client, operation, path, person.headers, None), 403, "tenant_inactive")
 
 

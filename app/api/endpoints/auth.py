@@ -21,13 +21,21 @@ router = APIRouter(prefix="/api/v1/auth", tags=["auth"], route_class=RetryingRou
     "/register",
     status_code=201,
     responses=documented(
-        refused.EmailTaken, refused.SlugTaken, refused.RegistrationClosed, refused.TenantInactive, refused.WeakPassword, refused.Overloaded, guarded=False
+        refused.EmailTaken,
+        refused.SlugTaken,
+        refused.RegistrationClosed,
+        refused.InvitationInvalid,
+        refused.TenantInactive,
+        refused.WeakPassword,
+        refused.Overloaded,
+        guarded=False,
     ),
 )
 async def register(asked: Registration, request: Request, services: AllServices) -> Registered:
     """Register: found a tenant, or join one.
 
-    A free slug makes the tenant and its first user, an admin. A slug that exists: joins it as the tenant's `registration_policy` says.
+    A free slug makes the tenant and its first user, an admin. A slug that exists: joins it as the tenant's `registration_policy` says,
+    or, with the token of an invitation to this address, whatever the policy, in the invitation's role.
     """
     await agree_on_slug(request, services, asked.tenant_slug)
     return await register_person(services, asked)

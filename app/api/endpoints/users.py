@@ -14,10 +14,12 @@ from app.api.retry import RetryingRoute
 from app.core.exceptions import EmailTaken, Forbidden, LastAdmin, NotFound, WeakPassword
 from app.core.passwords import refuse_weak
 from app.database import Query
-from app.models import Project, Resource, Role, Tenant, User
+from app.models import Invitation, MailTemplate, Project, Resource, Role, Tenant, User
 from app.schemas.common import Page
 from app.schemas.user import UserCreate, UserList, UserRead, UserUpdate
-from app.services.registration import flush_user
+from app.services.mail import post
+from app.services.registration import flush_user, refuse_taken
+from app.services.sessions import revoke_sessions
 from app.utils.json import to_json
 
 router = APIRouter(prefix="/api/v1/users", tags=["users"], route_class=RetryingRoute)
@@ -54,7 +56,10 @@ async def read_user(user_id: UUID, caller: ReadAsViewer) -> Response:
 
 @router.post("", status_code=201, responses=documented(EmailTaken, WeakPassword))
 async def create_user(new: UserCreate, caller: ReadAsAdmin, response: Response) -> UserRead:
-    """Add a user. Admins only. Without a password the user cannot sign in yet."""
+    """Add a user. Admins only.
+
+    Without a password the user is mailed a link to choose one, and can sign in from then on; with one, a link to verify the address.
+    """
     password_hash = None
     if new.password is not None:
         refuse_weak(new.password, email=new.email, tenant_name=caller.tenant.name, tenant_slug=caller.tenant.slug)
@@ -65,13 +70,19 @@ async def create_user(new: UserCreate, caller: ReadAsAdmin, response: Response) 
         ctx.session.add(user)
         await flush_user(ctx.session)
         await ctx.session.refresh(user)
+        template = MailTemplate.SET_PASSWORD if password_hash is None else MailTemplate.VERIFY_EMAIL
+        await post(ctx.session, ctx.tenant.id, template, user.email, subject_id=user.id)
     response.headers["Location"] = f"/api/v1/users/{user.id}"
     return UserRead.model_validate(user)
 
 
 @router.patch("/{user_id}", responses=documented(NotFound, EmailTaken, LastAdmin))
 async def update_user(user_id: UUID, change: UserUpdate, ctx: AsViewer) -> UserRead:
-    """Change a user. Admins change anybody's name, address, role and whether they are active; others their own name and address."""
+    """Change a user. Admins change anybody's name, address, role and whether they are active; others their own name and address.
+
+    A new `email` must be verified before it counts: a link is mailed to the new address, and until it is followed `email` stays as it is. Setting `email`
+    to what it is takes back a change that still waits. Setting `is_active` to false ends the user's sessions for good.
+    """
     if not ctx.is_admin:
         if user_id != ctx.user.id:
             raise Forbidden("Only an admin may change other users.")
@@ -83,8 +94,10 @@ async def update_user(user_id: UUID, change: UserUpdate, ctx: AsViewer) -> UserR
     changes = change.changes_to(user)
     if changes.get("role", Role.ADMIN) != Role.ADMIN or changes.get("is_active") is False:
         await _refuse_last_admin(ctx, user)
-    if "email" in changes:
-        changes["email_verified"] = False
+    if "email" in change.model_fields_set:
+        await _change_address(ctx, user, changes.pop("email", None))
+    if changes.get("is_active") is False:
+        await revoke_sessions(ctx.session, ctx.tenant.id, user_id)
     if changes:
         for name, value in changes.items():
             setattr(user, name, value)
@@ -97,15 +110,26 @@ async def update_user(user_id: UUID, change: UserUpdate, ctx: AsViewer) -> UserR
 
 @router.delete("/{user_id}", status_code=204, responses=documented(NotFound, LastAdmin))
 async def delete_user(user_id: UUID, ctx: AsAdmin) -> None:
-    """Delete a user. Admins only. What the user owned or made stays, without an owner."""
+    """Delete a user. Admins only. What the user owned or made stays, without an owner; an open invitation of the user's address is withdrawn."""
     await _lock_tenant(ctx)
     user = await ctx.get_or_404(select(User).where(User.tenant_id == ctx.tenant.id, User.id == user_id).with_for_update())
     await _refuse_last_admin(ctx, user)
+    # An invitation that is still open would let the deleted person in again.
+    await ctx.session.execute(delete(Invitation).where(Invitation.tenant_id == ctx.tenant.id, Invitation.email == user.email))
     # Not ON DELETE SET NULL: a distributed table cannot have it.
+    await ctx.session.execute(update(Invitation).where(Invitation.tenant_id == ctx.tenant.id, Invitation.invited_by == user_id).values(invited_by=None))
     await ctx.session.execute(update(Project).where(Project.tenant_id == ctx.tenant.id, Project.owner_id == user_id).values(owner_id=None))
     await ctx.session.execute(update(Resource).where(Resource.tenant_id == ctx.tenant.id, Resource.created_by == user_id).values(created_by=None))
     await ctx.session.execute(delete(User).where(User.tenant_id == ctx.tenant.id, User.id == user_id))
     ctx.after_commit(lambda: ctx.services.stamps.renew(ctx.tenant.id, user_id))
+
+
+async def _change_address(ctx: Context, user: User, email: str | None) -> None:
+    """Have a new address wait until it is verified, or with None none any more. Raises `EmailTaken`. The unique key decides when it is verified."""
+    if email is not None:
+        await refuse_taken(ctx.session, ctx.tenant.id, email)
+        await post(ctx.session, ctx.tenant.id, MailTemplate.VERIFY_EMAIL, email, subject_id=user.id)
+    user.pending_email = email
 
 
 async def _lock_tenant(ctx: Context) -> None:
@@ -115,6 +139,10 @@ async def _lock_tenant(ctx: Context) -> None:
 
 
 async def _refuse_last_admin(ctx: Context, user: User) -> None:
+    """Raise `LastAdmin` where no other admin is active.
+
+    One who has not chosen a password yet counts: `POST /auth/password/forgot` mails the link again to every active user.
+    """
     if user.role != Role.ADMIN or not user.is_active:
         return
     others = select(func.count()).where(User.tenant_id == ctx.tenant.id, User.role == Role.ADMIN, User.is_active, User.id != user.id)

@@ -1,0 +1,24 @@
+"""What mail was asked for."""
+
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from app.models import Tenant
+from tests.factories import Factory
+
+
+class Asked(NamedTuple):
+    """A mail that waits, and whether there is a job that will send it."""
+
+    template: str
+    recipient: str
+    subject_id: UUID | None
+    data: dict[str, Any]
+    has_job: bool
+
+
+async def mails_of(factory: Factory, tenant: Tenant) -> list[Asked]:
+    """Return the tenant's mails in the order in which they were asked for."""
+    job = "EXISTS (SELECT FROM jobs.pgqueuer WHERE entrypoint = 'send_mail' AND convert_from(payload, 'UTF8') LIKE '%' || m.id || '%')"
+    rows = await factory.run(f"SELECT template, recipient, subject_id, data, {job} FROM mails m WHERE tenant_id = :id ORDER BY created_at, id", id=tenant.id)
+    return [Asked(*row) for row in rows]
