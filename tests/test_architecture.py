@@ -351,7 +351,7 @@ BELOW: dict[str, set[str]] = {
     "jobs": {"services", "core", "models", "database", *BASE},
     "cli": {"services", "core", "models", "database", *BASE},
     "main": {"api", "middleware", "services", "core", "database", *BASE},
-    "server": {"main", "services", "config", "utils"},
+    "server": {"main", "middleware", "services", "core", "config", "utils"},
 }
 
 
