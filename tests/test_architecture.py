@@ -665,7 +665,8 @@ def files_of_the_repository() -> Iterator[Path]:
     for folder, subfolders, files in os.walk(ROOT):
         made = {"__pycache__", *(name for name in subfolders if name[0] == "." or name.endswith(".egg-info"))} - HIDDEN_FOLDERS_OF_OURS
         subfolders[:] = [name for name in subfolders if name not in made]
-        yield from (Path(folder) / name for name in sorted(files) if name != ".env")
+        # In a worktree of Git, .git is a file.
+        yield from (Path(folder) / name for name in sorted(files) if name not in (".env", ".git"))
 
 
 FOREIGN = {
