@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 CONFLICTS = frozenset({"40001", "40P01"})
 BUSY = frozenset({"53300", "55P03", "57014"})
 UNAVAILABLE = frozenset({"25006", "28000", "28P01", "3D000", "53100", "53200", "57P01", "57P02", "57P03", "57P05"})
+
+
+# What the pool itself raises for a connection that PostgreSQL refuses to open: the ORM, which would wrap it, has no part in it.
+AdapterError = AsyncAdapt_asyncpg_dbapi.Error
 
 
 class DatabaseFault(Exception):
@@ -41,7 +46,7 @@ def faults() -> Iterator[None]:
         yield
     except PoolTimeoutError as error:
         raise DatabaseBusy("no connection became free in time") from error
-    except (DBAPIError, asyncpg.PostgresError) as error:
+    except (DBAPIError, AdapterError, asyncpg.PostgresError) as error:
         fault = _fault_of(error)
         if fault is None:
             raise
@@ -53,7 +58,7 @@ def faults() -> Iterator[None]:
         raise DatabaseUnavailable("PostgreSQL cannot be reached") from error
 
 
-def _fault_of(error: DBAPIError | asyncpg.PostgresError) -> DatabaseFault | None:
+def _fault_of(error: DBAPIError | AdapterError | asyncpg.PostgresError) -> DatabaseFault | None:
     """Return the fault that the error's SQLSTATE stands for, or None where the statement itself is to blame."""
     state = sqlstate_of(error)
     if state in CONFLICTS:

@@ -11,8 +11,13 @@ import structlog
 import typer
 import uvicorn
 from pydantic import ValidationError
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.config import get_settings
+from app.core.exceptions import BadRequest
+from app.core.problems import problem
+from app.middleware.request_context import new_request_id
+from app.middleware.security_headers import API_POLICY, COMMON
 from app.services.container import Readiness
 
 log = structlog.get_logger(__name__)
@@ -21,6 +26,27 @@ log = structlog.get_logger(__name__)
 GRACEFUL_SECONDS = 20
 # New objects, then collections of each younger generation, before one is collected.
 COLLECT_AFTER = (10_000, 20, 20)
+
+
+class ProblemProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, whose refusals have the form and the headers of all others.
+
+    What is no HTTP request never becomes one, so no middleware sees it, and uvicorn would answer with a line of text.
+    """
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be read, and hang up: nobody knows where the next request would begin."""
+        request_id = new_request_id()
+        response = problem(BadRequest("This cannot be read as an HTTP/1.1 request."), {"state": {"request_id": request_id}})
+        response.headers.update({**COMMON, "Content-Security-Policy": API_POLICY, "Cache-Control": "no-store", "X-Request-ID": request_id})
+        response.headers.update({"X-Process-Time": "0.000000", "Server-Timing": "app;dur=0.000", "Connection": "close"})
+        headers = (b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *response.raw_headers))
+        self.transport.write(b"".join((STATUS_LINE[400], *headers, b"\r\n", bytes(response.body))))
+        self.transport.close()
+        log.info("request", method=None, path=None, status=400, duration_ms=0.0, request_id=request_id)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: whoever offers to speak another protocol is answered in this one, and must not fill the log."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -74,7 +100,9 @@ def main(
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=ProblemProtocol,
+        # Left to uvicorn, a handshake is refused past all middleware, and in another form.
+        ws="none",
         lifespan="on",
         access_log=False,
         log_config=None,

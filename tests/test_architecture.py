@@ -351,7 +351,7 @@ BELOW: dict[str, set[str]] = {
     "jobs": {"services", "core", "models", "database", *BASE},
     "cli": {"services", "core", "models", "database", *BASE},
     "main": {"api", "middleware", "services", "core", "database", *BASE},
-    "server": {"main", "services", "config", "utils"},
+    "server": {"main", "middleware", "services", "core", "config", "utils"},
 }
 
 
@@ -665,7 +665,8 @@ def files_of_the_repository() -> Iterator[Path]:
     for folder, subfolders, files in os.walk(ROOT):
         made = {"__pycache__", *(name for name in subfolders if name[0] == "." or name.endswith(".egg-info"))} - HIDDEN_FOLDERS_OF_OURS
         subfolders[:] = [name for name in subfolders if name not in made]
-        yield from (Path(folder) / name for name in sorted(files) if name != ".env")
+        # In a worktree of Git, .git is a file.
+        yield from (Path(folder) / name for name in sorted(files) if name not in (".env", ".git"))
 
 
 FOREIGN = {

@@ -17,7 +17,7 @@ from app.api.deps import AsMember, ReadAsViewer
 from app.api.retry import ATTEMPTS, RetryingRoute
 from app.config import Settings, with_driver
 from app.database import Database, Query, UnsafeRole
-from app.database_faults import DatabaseBusy, DatabaseUnavailable, TransactionConflict
+from app.database_faults import DatabaseBusy, DatabaseFault, DatabaseUnavailable, TransactionConflict
 from app.models import Project, Role
 from app.services.container import Services
 from tests.conftest import clone_database, worker_number
@@ -195,6 +195,34 @@ async def test_an_exhausted_pool_says_busy_in_time(settings: Settings) -> None:
         with pytest.raises(DatabaseBusy):
             async with database.transaction(None):
                 pass
+
+
+async def faults_of(database: Database) -> list[type[DatabaseFault]]:
+    """Return the faults of reading and of writing."""
+    with pytest.raises(DatabaseFault) as reading:
+        async with database.read(None):
+            pass
+    with pytest.raises(DatabaseFault) as writing:
+        async with database.transaction(None):
+            pass
+    return [reading.type, writing.type]
+
+
+async def test_a_connection_that_postgresql_refuses_is_a_fault_for_readers_too(settings: Settings) -> None:
+    """As it does while it recovers from a crash (57P03), or where its connections are used up (53300)."""
+    owner_url, service_url = clone_database(f"saas_full_{worker_number()}")
+    full = changed(settings, database_url=service_url, database_admin_url=owner_url)
+    owner = await asyncpg.connect(owner_url)
+    await owner.execute(f'ALTER DATABASE "{full.service_url.database}" CONNECTION LIMIT 0')
+    async with pool(full) as database:
+        assert await faults_of(database) == [DatabaseBusy, DatabaseBusy]
+    async with running(full) as (_, client):
+        answers = [await client.get(path, headers={"X-Tenant-Slug": "acme"}) for path in ("/health", "/health/ready", "/api/v1/tenant")]
+        assert [answer.status_code for answer in answers] == [503, 503, 503]
+    await owner.close()
+    absent = changed(settings, database_url=settings.service_url.set(database="absent").render_as_string(hide_password=False))
+    async with pool(absent) as database:
+        assert await faults_of(database) == [DatabaseUnavailable, DatabaseUnavailable]
 
 
 async def test_a_statement_that_takes_too_long_says_busy(database: Database) -> None:

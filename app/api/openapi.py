@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from app.api.documented import document_the_rest
 from app.schemas.common import Problem
 
 DESCRIPTION = """
@@ -34,10 +35,11 @@ def describe(app: FastAPI) -> None:
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             components["schemas"] |= {**problem.pop("$defs", {}), "Problem": problem}
             for path, operations in schema["paths"].items():
-                for operation in operations.values():
+                for method, operation in operations.items():
                     summarize(operation)
                     if path not in PUBLIC:
                         operation["security"] = [{"bearerAuth": [], "tenantSlug": []}]
+                    document_the_rest(operation, method)
                     operation["responses"].setdefault("500", documented_500())
             app.openapi_schema = schema
         return app.openapi_schema

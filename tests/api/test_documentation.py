@@ -12,6 +12,8 @@ import pytest
 from fastapi import FastAPI
 
 from app.api.endpoints.documentation import OWN_FILES, mount_documentation
+from app.config import Settings
+from app.main import create_app
 
 PAGES = ("/docs", "/redoc")
 ORIGIN = "http://service.test"
@@ -138,3 +140,29 @@ async def test_the_pages_are_not_operations_of_the_api() -> None:
     app = FastAPI(docs_url=None, redoc_url=None)
     mount_documentation(app)
     assert app.openapi()["paths"] == {}
+
+
+GUARDED = """
+    tenant_required not_authenticated token_invalid token_expired token_revoked forbidden tenant_inactive tenant_mismatch tenant_not_found
+    validation_error rate_limited database_unavailable overloaded rate_limiter_unavailable internal_error
+""".split()  # noqa: SIM905 (a list of words is easier to read than a list of literals)
+WITH_BODY = ["bad_request", "request_timeout", "content_too_large", "unsupported_media_type"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "codes"),
+    [
+        ("get", "/api/v1/tenant", GUARDED),
+        ("get", "/api/v1/projects", [*GUARDED, "invalid_cursor", "page_too_deep"]),
+        ("get", "/api/v1/projects/{project_id}", [*GUARDED, "not_found"]),
+        ("post", "/api/v1/projects", [*GUARDED, *WITH_BODY, "owner_not_found", "conflict"]),
+        ("delete", "/api/v1/users/{user_id}", [*GUARDED, "not_found", "last_admin", "conflict"]),
+    ],
+)
+def test_an_operation_names_each_code_that_it_may_answer(method: str, path: str, codes: list[str]) -> None:
+    operation = create_app(Settings(_env_file=None)).openapi()["paths"][path][method]
+    errors = [answer["description"] for status, answer in operation["responses"].items() if status[0] in "45"]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(errors))) == sorted(codes)
+    for answer in operation["responses"].values():
+        problems = answer.get("content", {}).get("application/problem+json", {})
+        assert [code for code, example in problems.get("examples", {}).items() if example["value"]["code"] != code] == []

@@ -123,7 +123,15 @@ def test_what_is_no_http_request_of_ours_is_the_client_s_fault(live_server: Live
         pass  # Hung up on, or still waited for: no answer is no server error.
     else:
         assert 400 <= answer.status < 500, answer
+        problem(answer, answer.status, json.loads(answer.body)["code"])
     assert serves(live_server, world)
+
+
+def test_an_offer_to_speak_websocket_is_answered_in_http(live_server: LiveServer, world: World) -> None:
+    """RFC 9110, section 7.8: a server may ignore Upgrade. One that took it up would go past the middleware."""
+    upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n"
+    assert live_server.send(head(b"GET", b"/api/v1/tenant", world, upgrade)).status == 200
+    problem(live_server.send(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n"), 404, "not_found")
 
 
 def test_a_client_that_hangs_up_halfway_harms_nobody(live_server: LiveServer, world: World) -> None:
