@@ -15,6 +15,8 @@ class HeadMiddleware:
             return
 
         async def send_without_body(message: Message) -> None:
+            # The server looks at it as well: after a GET it would miss the bytes that Content-Length announces, and hang up.
+            scope["method"] = "HEAD"
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
         scope["method"] = "GET"

@@ -1,6 +1,7 @@
 """What only shows on the wire, against the service as a process of its own."""
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 
@@ -125,6 +126,16 @@ def test_what_is_no_http_request_of_ours_is_the_client_s_fault(live_server: Live
         assert 400 <= answer.status < 500, answer
         problem(answer, answer.status, json.loads(answer.body)["code"])
     assert serves(live_server, world)
+
+
+@pytest.mark.parametrize("path", [b"/health", b"/docs", b"/docs/assets/docs.js", b"/api/v1/projects", b"/nowhere"])
+def test_the_connection_outlives_head(live_server: LiveServer, world: World, path: bytes) -> None:
+    """The answer to the GET behind it comes next on the same connection: there is no body in between, and nobody hung up."""
+    with socket.create_connection(("127.0.0.1", live_server.port), timeout=20) as connection:
+        connection.sendall(head(b"HEAD", path, world) + head(b"GET", b"/health/live", world, b"Connection: close\r\n"))
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert received.count(b"HTTP/1.1 ") == 2
+    assert received.endswith(b'{"status":"alive"}')
 
 
 def test_an_offer_to_speak_websocket_is_answered_in_http(live_server: LiveServer, world: World) -> None:
