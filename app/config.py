@@ -1,9 +1,11 @@
 """The service's settings, read from the environment and from `.env`, grouped by concern."""
 
+from email.utils import parseaddr
 from functools import lru_cache
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 
@@ -90,7 +92,9 @@ class Settings(BaseSettings):
     captcha_required: bool = Field(default=False, description="Whether registration and password/forgot demand a solved proof of work")
 
     # Mail
-    public_url: str = Field(default="http://127.0.0.1:8000", description="Where people open the links in mails; never taken from a request")
+    public_url: str = Field(
+        default="http://127.0.0.1:8000", pattern=r"^https?://[^/?#\s]+[^?#\s]*$", description="Where people open the links in mails; never taken from a request"
+    )
     smtp_url: SecretStr | None = Field(default=None, description="smtp://, smtp+starttls:// or smtps://; unset: mail goes to the terminal and to .local/outbox")
     mail_from: str = "SaaS platform <no-reply@example.com>"
 
@@ -118,6 +122,23 @@ class Settings(BaseSettings):
     @classmethod
     def _leave_out_what_is_empty(cls, values: dict[str, object]) -> dict[str, object]:
         return {name: value for name, value in values.items() if not (name in ("email_verification_required", "smtp_url") and value == "")}
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _refuse_other_servers(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not is_smtp_url(url.get_secret_value()):
+            raise ValueError(
+                "SMTP_URL must be smtp://host:25, smtp+starttls://user:password@host:587 or smtps://user:password@host:465. "
+                "What is not a letter or digit in user and password is percent-encoded, and without TLS there is neither"
+            )
+        return url
+
+    @field_validator("mail_from")
+    @classmethod
+    def _refuse_no_address(cls, sender: str) -> str:
+        if not all(parseaddr(sender)[1].partition("@")):
+            raise ValueError("MAIL_FROM must be an address, such as no-reply@example.com, or a name with one: Example <no-reply@example.com>")
+        return sender
 
     @model_validator(mode="after")
     def _refuse_unsafe_production(self) -> Self:
@@ -169,6 +190,17 @@ def with_driver(url: str, driver: Literal["asyncpg", "psycopg2"]) -> URL:
     if driver == "asyncpg" and "sslmode" in parsed.query:
         parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": str(parsed.query["sslmode"])})
     return parsed
+
+
+def is_smtp_url(url: str) -> bool:
+    """Whether the URL names an SMTP server, and no password that would travel in the clear."""
+    try:
+        parsed = urlsplit(url)
+        named = bool(parsed.hostname) and parsed.port != 0
+    except ValueError:
+        return False
+    safe = parsed.scheme in ("smtp+starttls", "smtps") or (parsed.scheme == "smtp" and parsed.username is None)
+    return named and safe and not (parsed.path.strip("/") or parsed.query or parsed.fragment)
 
 
 @lru_cache

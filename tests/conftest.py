@@ -21,6 +21,7 @@ from app.services.container import Services
 from app.services.roles import prepare_database
 from deploy.local.servers import LocalServers
 from tests.factories import Factory
+from tests.mail.smtp_server import SmtpServer, smtp_server
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = "saas_template"
@@ -146,3 +147,17 @@ async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
     """An HTTP client of the application."""
     async with AsyncClient(transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://testserver") as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def shared_smtp() -> Iterator[SmtpServer]:
+    """The SMTP server of this worker."""
+    with smtp_server() as server:
+        yield server
+
+
+@pytest.fixture
+def smtp(shared_smtp: SmtpServer) -> SmtpServer:
+    """An SMTP server that has seen no mail yet."""
+    shared_smtp.behave()
+    return shared_smtp

@@ -16,6 +16,7 @@ from app.config import Settings
 from app.core.derived_tokens import DerivedTokens
 from app.core.redis import RedisGateway
 from app.database import Database
+from app.utils.mailer import Mailer
 
 
 class GiveUp(Exception):
@@ -29,6 +30,7 @@ class Tools:
     settings: Settings
     redis: RedisGateway
     derived_tokens: DerivedTokens
+    mailer: Mailer
 
 
 class TenantJob:

@@ -6,6 +6,10 @@ from app.middleware.request_context import add_headers
 
 DOCUMENTATION_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; frame-ancestors 'none'"
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"
+ACCOUNT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+ACCOUNT_PATHS = "/account/"
 DOCUMENTATION_PATHS = ("/docs", "/redoc")
 
 COMMON = {
@@ -26,7 +30,7 @@ class SecurityHeadersMiddleware:
         if scope["type"] == "http":
             path: str = scope["path"]
             documentation = path.startswith(DOCUMENTATION_PATHS)
-            scope["state"]["response_headers"] += _DOCUMENTATION if documentation else _API
+            scope["state"]["response_headers"] += _DOCUMENTATION if documentation else _ACCOUNT if path.startswith(ACCOUNT_PATHS) else _API
             if not documentation and not path.startswith("/static"):
                 scope["state"]["response_headers"].append((b"cache-control", b"no-store"))
             if scope["scheme"] == "https":
@@ -40,4 +44,5 @@ def _encoded(policy: str) -> list[tuple[bytes, bytes]]:
 
 
 _API = _encoded(API_POLICY)
+_ACCOUNT = _encoded(ACCOUNT_POLICY)
 _DOCUMENTATION = _encoded(DOCUMENTATION_POLICY)

@@ -38,7 +38,8 @@ class Targets:
             value = getattr(settings, name)
             return value.get_secret_value() or None if name in settings.model_fields_set and isinstance(value, SecretStr) else None
 
-        public_url = settings.public_url if "public_url" in settings.model_fields_set else None
+        # What `.env.example` says as well is no wish.
+        public_url = None if settings.public_url == Settings.model_fields["public_url"].default else settings.public_url
         targets = cls(given("database_url"), given("database_admin_url"), given("redis_url"), settings.environment, settings.log_format, public_url)
         targets.check()
         return targets

@@ -28,6 +28,9 @@ def test_where_nothing_is_named_everything_is_our_own() -> None:
 def test_links_in_mails_lead_to_this_very_run_unless_an_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PUBLIC_URL", raising=False)
     assert Targets.from_settings().public_url is None
+    # As `.env.example` has it.
+    monkeypatch.setenv("PUBLIC_URL", "http://127.0.0.1:8000")
+    assert Targets.from_settings().public_url is None
     monkeypatch.setenv("PUBLIC_URL", "https://app.example.com")
     assert Targets.from_settings().public_url == "https://app.example.com"
 

@@ -1,0 +1,157 @@
+"""Sends one message: by SMTP, or where no server is named, in development, into the terminal and a folder."""
+
+import asyncio
+import re
+import ssl
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email import policy
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.utils import parseaddr
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+import structlog
+from aiosmtplib import SMTP, SMTPDataError, SMTPException, SMTPNotSupported, SMTPRecipientRefused, SMTPRecipientsRefused, SMTPResponseException
+from email_validator import EmailNotValidError, validate_email
+from pydantic import SecretStr
+
+from app.utils import outbox
+from app.utils.text import one_line
+
+# For the connection and each answer, for all of it, and for the farewell, after which the mail is noted as sent.
+STEP_SECONDS, WHOLE_SECONDS, QUIT_SECONDS = 10.0, 30.0, 1.0
+# For so long nobody waits for a server that has just kept somebody waiting in vain: a worker has other things to do as well.
+REST_SECONDS = 10.0
+# "Authentication required" and "authentication failed": these speak of our account, wherever they come up.
+ACCOUNT_REFUSED = (530, 534, 535, 538)
+# As in `550 5.1.1 There is no such mailbox` (RFC 3463). The words behind it may repeat the address, and so have no place in a log.
+ENHANCED_CODE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
+
+log = structlog.get_logger(__name__)
+
+
+class MailFailure(Exception):
+    """The mail has not been sent. The text names no address."""
+
+
+class TryLater(MailFailure):
+    """The SMTP server is away or busy, or does not take our account: the mail can go later."""
+
+
+class Undeliverable(MailFailure):
+    """This mail is refused for good, for what it is or for whom it is to."""
+
+
+@dataclass(frozen=True)
+class OutgoingMail:
+    """One mail to one person."""
+
+    id: UUID
+    template: str
+    recipient: str
+    name: str
+    subject: str
+    text: str
+    html: str
+
+
+class Mailer:
+    """Sends mail to the SMTP server of a URL, as `Settings` has checked it."""
+
+    def __init__(self, smtp_url: SecretStr | None, sender: str) -> None:
+        name, address = parseaddr(sender)
+        self._sender = Address(one_line(name), addr_spec=address)
+        self._server = None if smtp_url is None else _server(smtp_url.get_secret_value())
+        self._resting_until = 0.0
+
+    async def send(self, mail: OutgoingMail) -> None:
+        """Send a mail. Raises `TryLater` or `Undeliverable`."""
+        message = self.compose(mail)
+        if self._server is None:
+            await outbox.keep(message, mail.template, mail.recipient, mail.text)
+            return
+        if time.monotonic() < self._resting_until:
+            raise TryLater("the SMTP server kept us waiting in vain a moment ago")
+        failure: MailFailure | None = None
+        try:
+            await _deliver(SMTP(**self._server, timeout=STEP_SECONDS), message)
+        except (SMTPException, OSError) as error:
+            failure = _failure_of(error)
+            if isinstance(error, TimeoutError):
+                self._resting_until = time.monotonic() + REST_SECONDS
+        if failure is not None:
+            # Not from within the handler: the library's error has the address in its text, and would be shown as the cause of ours.
+            raise failure
+
+    def compose(self, mail: OutgoingMail) -> EmailMessage:
+        """Return the message. It is known by the mail's identifier, so that one that was sent twice can be told. Raises `Undeliverable`."""
+        message = EmailMessage(policy=policy.SMTP)
+        message["From"] = self._sender
+        message["To"] = Address(one_line(mail.name), *_deliverable(mail.recipient))
+        message["Subject"] = one_line(mail.subject)
+        message["Date"] = datetime.now(UTC)
+        message["Message-ID"] = f"<{mail.id}@{self._sender.domain}>"
+        # RFC 3834: no holiday replies to this.
+        message["Auto-Submitted"] = "auto-generated"
+        message.set_content(mail.text, cte="quoted-printable")
+        message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
+        return message
+
+
+async def _deliver(client: SMTP, message: EmailMessage) -> None:
+    try:
+        async with asyncio.timeout(WHOLE_SECONDS):
+            await client.connect()
+            await client.send_message(message)
+        # Once the server has taken the mail, nothing that goes wrong may have it sent again.
+        with suppress(SMTPException, OSError):
+            await client.quit(timeout=QUIT_SECONDS)
+    finally:
+        client.close()
+
+
+def _server(url: str) -> dict[str, Any]:
+    """Return what the SMTP client needs to know of the server."""
+    parsed = urlsplit(url)
+    implicit, upgraded = parsed.scheme == "smtps", parsed.scheme == "smtp+starttls"
+    return {
+        "hostname": parsed.hostname,
+        "port": parsed.port,
+        "username": None if parsed.username is None else unquote(parsed.username),
+        "password": None if parsed.password is None else unquote(parsed.password),
+        "use_tls": implicit,
+        "start_tls": upgraded,
+        # It trusts the system's certificates, or those that SSL_CERT_FILE names.
+        "tls_context": ssl.create_default_context() if implicit or upgraded else None,
+    }
+
+
+def _deliverable(recipient: str) -> tuple[str, str]:
+    """Return the mailbox and the domain as they travel: in ASCII, save for a mailbox whose name has other letters. Raises `Undeliverable`."""
+    try:
+        address = validate_email(recipient, check_deliverability=False)
+    except EmailNotValidError:
+        raise Undeliverable("the recipient's address is none that mail can be sent to") from None
+    return address.local_part, address.ascii_domain
+
+
+def _failure_of(error: SMTPException | OSError) -> MailFailure:
+    """Return what a fault means for the mail. What an operator has to mend is logged as an error."""
+    if isinstance(error, SMTPRecipientsRefused):
+        error = error.recipients[0]
+    code = error.code if isinstance(error, SMTPResponseException) else None
+    enhanced = ENHANCED_CODE.match(error.message) if isinstance(error, SMTPResponseException) else None
+    reason = type(error).__name__ if code is None else f"{code} {enhanced[0]}" if enhanced else str(code)
+    permanent = code is not None and code >= 500
+    if permanent and code not in ACCOUNT_REFUSED and isinstance(error, SMTPRecipientRefused | SMTPDataError):
+        return Undeliverable(f"the SMTP server refused the mail for good: {reason}")
+    if isinstance(error, SMTPNotSupported) and "SMTPUTF8" in error.message:
+        return Undeliverable("the SMTP server takes no mailbox whose name has letters beyond ASCII")
+    if permanent or isinstance(error, SMTPNotSupported) or isinstance(error.__cause__ or error, ssl.SSLError):
+        log.error("the SMTP server does not serve us: check SMTP_URL and MAIL_FROM", reason=reason)
+    return TryLater(f"the SMTP server did not take the mail: {reason}")

@@ -1,0 +1,251 @@
+"""Sending one message: what the server says decides whether it goes later or never, and nobody's name can forge it."""
+
+import time
+from email import message_from_bytes, policy
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from app.config import Settings
+from app.models import new_id
+from app.utils import mailer as mailer_module
+from app.utils import outbox
+from app.utils.mailer import Mailer, OutgoingMail, TryLater, Undeliverable
+from tests.faults.support import Proxy
+from tests.mail.certificates import make_certificate
+from tests.mail.listening import listen_to
+from tests.mail.smtp_server import SMTP_PASSWORD, USER, SmtpServer, html_of, only_with_the_password, smtp_server, text_of
+
+SENDER = "Ärger & Söhne <no-reply@example.com>"
+RECIPIENT = "ada@example.com"
+
+
+def a_mail(**changes: object) -> OutgoingMail:
+    values = {
+        "id": new_id(),
+        "template": "verify_email",
+        "recipient": RECIPIENT,
+        "name": "Ada Example",
+        "subject": "Confirm",
+        "text": "Grüße\n",
+        "html": "<p>Grüße</p>",
+    }
+    return OutgoingMail(**{**values, **changes})  # type: ignore[arg-type]  # each test gives what fits
+
+
+def mailer_for(smtp: SmtpServer, scheme: str = "smtp", account: str = "") -> Mailer:
+    return Mailer(SecretStr(f"{scheme}://{account}127.0.0.1:{smtp.port}"), SENDER)
+
+
+async def test_a_mail_arrives_as_text_and_html_with_the_headers_of_a_machine(smtp: SmtpServer) -> None:
+    mail = a_mail(name="Ada Lovelace-Žižek", subject="Bestätigen Sie Ihre Adresse für Žižek & Söhne, was eine sehr lange Zeile ergibt, länger als üblich")
+    await mailer_for(smtp).send(mail)
+    (arrived,) = smtp.mails
+    assert (arrived["From"], arrived["To"], arrived["Subject"]) == ("Ärger & Söhne <no-reply@example.com>", f"Ada Lovelace-Žižek <{RECIPIENT}>", mail.subject)
+    assert arrived["Message-ID"] == f"<{mail.id}@example.com>"
+    assert arrived["Auto-Submitted"] == "auto-generated"
+    assert arrived["Date"].datetime is not None
+    assert arrived.get_content_type() == "multipart/alternative"
+    assert (text_of(arrived).strip(), html_of(arrived).strip()) == ("Grüße", "<p>Grüße</p>")
+
+
+@pytest.mark.parametrize("answer", ["rcpt_answer", "data_answer"])
+async def test_a_server_that_is_busy_is_asked_later(smtp: SmtpServer, answer: str) -> None:
+    setattr(smtp, answer, "451 4.3.0 Try later")
+    with pytest.raises(TryLater, match=r"451 4\.3\.0"):
+        await mailer_for(smtp).send(a_mail())
+
+
+@pytest.mark.parametrize("answer", ["rcpt_answer", "data_answer"])
+async def test_a_mail_that_is_refused_for_good_is_undeliverable(smtp: SmtpServer, answer: str) -> None:
+    setattr(smtp, answer, f"550 5.1.1 There is no mailbox {RECIPIENT}")
+    with pytest.raises(Undeliverable, match=r"550 5\.1\.1"):
+        await mailer_for(smtp).send(a_mail())
+
+
+async def test_a_server_that_is_away_or_breaks_off_is_asked_later(smtp: SmtpServer) -> None:
+    away = SmtpServer()
+    with pytest.raises(TryLater):
+        await mailer_for(away).send(a_mail())
+    proxy = Proxy(away.port)
+    await proxy.open()
+    with pytest.raises(TryLater):
+        await Mailer(SecretStr(f"smtp://127.0.0.1:{proxy.port}"), SENDER).send(a_mail())
+    await proxy.close()
+
+
+@pytest.mark.parametrize("limit", ["STEP_SECONDS", "WHOLE_SECONDS"])
+async def test_a_server_that_hangs_is_given_up_in_time(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(mailer_module, limit, 0.2)
+    smtp.hanging = True
+    try:
+        with pytest.raises(TryLater):
+            await mailer_for(smtp).send(a_mail())
+    finally:
+        smtp.hanging = False
+
+
+async def test_a_server_that_hangs_holds_up_one_mail_and_not_all(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailer_module, "STEP_SECONDS", 0.2)
+    mailer = mailer_for(smtp)
+    smtp.hanging = True
+    try:
+        for _ in range(3):
+            with pytest.raises(TryLater):
+                await mailer.send(a_mail())
+    finally:
+        smtp.hanging = False
+    assert smtp.attempts == 1
+    assert mailer._resting_until <= time.monotonic() + mailer_module.REST_SECONDS
+    mailer._resting_until = 0.0
+    await mailer.send(a_mail(subject="afterwards"))
+    assert "afterwards" in [mail["Subject"] for mail in smtp.mails]
+
+
+async def test_a_mail_that_was_taken_is_sent_whatever_the_server_does_next(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailer_module, "QUIT_SECONDS", 0.2)
+    smtp.deaf_to_quit = True
+    try:
+        await mailer_for(smtp).send(a_mail())
+    finally:
+        smtp.deaf_to_quit = False
+    assert len(smtp.mails) == 1
+
+
+async def test_a_server_that_demands_an_account_is_the_operator_s_to_mend(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    smtp.rcpt_answer = "530 5.7.0 Authentication required"
+    logs = listen_to(monkeypatch, mailer_module, outbox)
+    with pytest.raises(TryLater, match="530"):
+        await mailer_for(smtp).send(a_mail())
+    assert [line["log_level"] for line in logs] == ["error"]
+
+
+@pytest.mark.parametrize("scheme", ["smtp+starttls", "smtps"])
+async def test_a_server_that_nobody_vouches_for_gets_no_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    certificate, context = make_certificate(tmp_path)
+    with smtp_server(**({"ssl_context": context} if scheme == "smtps" else {"tls_context": context})) as server:
+        logs = listen_to(monkeypatch, mailer_module, outbox)
+        with pytest.raises(TryLater):
+            await mailer_for(server, scheme).send(a_mail())
+        assert [line["log_level"] for line in logs] == ["error"]
+        assert server.attempts == 0
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        await mailer_for(server, scheme).send(a_mail())
+        assert len(server.mails) == 1
+
+
+async def test_an_account_is_used_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, context = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with smtp_server(tls_context=context, require_starttls=True, auth_required=True, authenticator=only_with_the_password) as server:
+        logs = listen_to(monkeypatch, mailer_module, outbox)
+        with pytest.raises(TryLater, match="535"):
+            await mailer_for(server, "smtp+starttls", f"{quote(USER)}:wrong@").send(a_mail())
+        assert [line["log_level"] for line in logs] == ["error"]
+        assert server.mails == []
+        await mailer_for(server, "smtp+starttls", f"{quote(USER, safe='')}:{quote(SMTP_PASSWORD, safe='')}@").send(a_mail())
+        assert len(server.mails) == 1
+
+
+async def test_starttls_is_never_left_out_because_the_server_does_not_offer_it(smtp: SmtpServer) -> None:
+    with pytest.raises(TryLater):
+        await mailer_for(smtp, "smtp+starttls").send(a_mail())
+    assert smtp.attempts == 0
+
+
+async def test_no_failure_names_the_recipient(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    smtp.data_answer = f"550 {RECIPIENT} is not known here"
+    logs = listen_to(monkeypatch, mailer_module, outbox)
+    with pytest.raises(Undeliverable) as caught:
+        await mailer_for(smtp).send(a_mail())
+    assert caught.value.__context__ is None
+    assert RECIPIENT not in f"{caught.value} {logs}"
+
+
+@pytest.mark.parametrize("name", ["Ada\r\nBcc: eve@example.com", "Ada\nX: y", "Ada\x00", 'Ada" <eve@example.com>, "', "Ada\u2028Bcc: eve@example.com", ""])
+async def test_no_name_or_subject_can_add_a_header_or_a_recipient(smtp: SmtpServer, name: str) -> None:
+    await mailer_for(smtp).send(a_mail(name=name, subject=f"Welcome to {name}"))
+    (arrived,) = smtp.mails
+    assert set(arrived.keys()) == {"From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version", "Content-Type"}
+    assert [address.addr_spec for address in arrived["To"].addresses] == [RECIPIENT]
+
+
+@pytest.mark.parametrize(
+    "recipient", ["ada@example.com\r\nRCPT TO:<eve@example.com>", "ada@example.com, eve@example.com", "no address", "", "<ada@example.com>", "a@b@example.com"]
+)
+async def test_what_is_no_address_gets_no_mail(smtp: SmtpServer, recipient: str) -> None:
+    with pytest.raises(Undeliverable):
+        await mailer_for(smtp).send(a_mail(recipient=recipient))
+    assert smtp.attempts == 0
+
+
+async def test_an_international_domain_gets_its_mail_in_ascii(smtp: SmtpServer) -> None:
+    await mailer_for(smtp).send(a_mail(recipient="ada@bücher.example.com"))
+    assert smtp.mails[0]["To"].addresses[0].addr_spec == "ada@xn--bcher-kva.example.com"
+
+
+async def test_an_international_mailbox_gets_its_mail_where_the_server_can(smtp: SmtpServer) -> None:
+    await mailer_for(smtp).send(a_mail(recipient="zoë@example.com"))
+    # As Python's parser shows what is not ASCII.
+    assert smtp.mails[0]["To"].addresses[0].addr_spec.encode("ascii", "surrogateescape").decode() == "zoë@example.com"
+    with smtp_server(enable_SMTPUTF8=False) as server, pytest.raises(Undeliverable):
+        await mailer_for(server).send(a_mail(recipient="zoë@example.com"))
+
+
+@pytest.mark.parametrize("recipient", [RECIPIENT, "o'hara/$x@example.com"])
+async def test_without_a_server_mail_is_shown_and_kept_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipient: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    link = "http://127.0.0.1:8000/account/verify-email?tenant=acme#token=" + "x" * 110
+    logs = listen_to(monkeypatch, mailer_module, outbox)
+    await Mailer(None, SENDER).send(a_mail(recipient=recipient, text=f"Open\n\n    {link}\n"))
+    (file,) = (tmp_path / ".local" / "outbox").iterdir()
+    assert file.suffix == ".eml"
+    assert "verify_email" in file.name
+    kept = message_from_bytes(file.read_bytes(), policy=policy.default)
+    assert kept["To"].addresses[0].addr_spec == recipient
+    assert link in text_of(kept)
+    assert link in logs[0]["event"]
+    assert str(file.relative_to(tmp_path)) in logs[0]["event"]
+
+
+async def test_a_folder_that_cannot_be_written_is_no_reason_to_lose_a_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".local").write_text("a file where a folder should be")
+    logs = listen_to(monkeypatch, mailer_module, outbox)
+    await Mailer(None, SENDER).send(a_mail(text="to be read"))
+    assert "to be read" in logs[0]["event"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://mail.example.com",
+        "mail.example.com:25",
+        "smtp://",
+        "smtp://:25",
+        "smtp://mail.example.com:port",
+        "smtp://user:password@mail.example.com:25",
+        "smtps://user:pass#word@mail.example.com",
+        "smtps://user:12/3@mail.example.com",
+        "smtp+starttls://mail.example.com/path",
+    ],
+)
+def test_an_smtp_url_that_cannot_work_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(ValidationError, match="SMTP_URL must be") as refused:
+        Settings(_env_file=None, smtp_url=url)
+    assert "12/3" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["smtp://localhost", "smtp://[::1]:25", "smtp+starttls://user:p%40ss@mail.example.com:587", "smtps://user:p%2Fss@mail.example.com:465"]
+)
+def test_an_smtp_url_that_can_work_is_taken(url: str) -> None:
+    assert Settings(_env_file=None, smtp_url=url).smtp_url is not None
+
+
+@pytest.mark.parametrize("changes", [{"mail_from": "no address"}, {"mail_from": "Name <>"}, {"public_url": "app.example.com"}, {"public_url": "https://x?y"}])
+def test_a_sender_or_a_public_url_that_cannot_work_is_refused_at_the_start(changes: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(_env_file=None, **changes)  # type: ignore[arg-type]  # wrong on purpose
