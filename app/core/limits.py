@@ -1,9 +1,8 @@
 """Which buckets a request takes from, how large they are, and what the answer's headers say of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import time
-from typing import cast
+from typing import NamedTuple, cast
 from uuid import UUID
 
 from app.config import Settings
@@ -19,8 +18,7 @@ USER_MINIMUM_BURST = 30
 MICROSECONDS = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """An admitted request: where its buckets stand, and the stamps of its tenant and user where Redis could be asked."""
 
     states: tuple[BucketState, ...]
