@@ -102,8 +102,8 @@ def limit_headers(states: Sequence[BucketState]) -> dict[str, str]:
         return {}
     nearest = min(states, key=lambda state: state.remaining)
     return {
-        "RateLimit-Policy": ", ".join(f'"{s.bucket.name}";q={s.bucket.burst};w={-(-s.bucket.burst * 60 // s.bucket.per_minute)}' for s in states),
-        "RateLimit": ", ".join(f'"{s.bucket.name}";r={s.remaining};t={-(-s.until_full // MICROSECONDS)}' for s in states),
+        "RateLimit-Policy": ", ".join([f'"{s.bucket.name}";q={s.bucket.burst};w={-(-s.bucket.burst * 60 // s.bucket.per_minute)}' for s in states]),
+        "RateLimit": ", ".join([f'"{s.bucket.name}";r={s.remaining};t={-(-s.until_full // MICROSECONDS)}' for s in states]),
         "X-RateLimit-Limit": str(nearest.bucket.burst),
         "X-RateLimit-Remaining": str(nearest.remaining),
         "X-RateLimit-Reset": str(int(time()) + -(-nearest.until_full // MICROSECONDS)),

@@ -8,11 +8,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.trusted_host import HEALTH_PATHS
+from app.middleware.trusted_host import HEALTH_PATHS, header
 from app.utils import metrics
 from app.utils.logging import log_request, request_state
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
 
 def add_headers(scope: Scope, headers: dict[str, str]) -> None:
@@ -59,15 +59,13 @@ def new_request_id() -> str:
 
 
 def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            return value.decode() if _REQUEST_ID.match(value) else new_request_id()
-    return new_request_id()
+    sent = header(scope, b"x-request-id")
+    return sent if sent is not None and _REQUEST_ID.match(sent) else new_request_id()
 
 
 def _record(scope: Scope, status: int, seconds: float) -> None:
     # The route's pattern, not the path: a path would make a series of its own for every identifier.
     route = scope["route"].path if "route" in scope and status != 405 else "(none)"
-    metrics.observe_request(scope["method"] if route != "(none)" else "(any)", route, status, seconds)
+    metrics.REQUESTS.observe(scope["method"] if route != "(none)" else "(any)", route, status, seconds)
     if scope["path"] not in HEALTH_PATHS:
         log_request(scope["method"], scope["path"], status, round(seconds * 1000, 3))
