@@ -5,12 +5,13 @@ import gc
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import structlog
 import typer
 import uvicorn
 from pydantic import ValidationError
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.config import get_settings
 from app.services.container import Readiness
@@ -48,6 +49,45 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+class WholeAnswers:
+    """A connection's transport that keeps the head of an answer back until its body is there: one call to the kernel and one packet, not two of each."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Write the data, now if something was kept back, or else by the end of this turn of the event loop."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._head = data
+            self._call_soon(self._flush)
+
+    def close(self) -> None:
+        """Close the connection once all is written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP as uvicorn speaks it, in whole answers."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Take a new connection."""
+        super().connection_made(cast("asyncio.Transport", WholeAnswers(transport)))
+
+
 def spare_the_collector() -> None:
     """Have the garbage collector leave alone what was made at start, and look less often at what comes after.
 
@@ -74,7 +114,7 @@ def main(
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         lifespan="on",
         access_log=False,
         log_config=None,
