@@ -55,6 +55,13 @@ async def test_a_head_whose_body_lets_itself_be_waited_for_does_not_wait(noted: 
     assert noted.done == [b"head", b"part 1part 2", b"part 3"]
 
 
+async def test_nothing_is_written_to_a_connection_that_the_client_has_closed(noted: Noted, answers: WholeAnswers) -> None:
+    answers.write(b"head")
+    noted.close()
+    await asyncio.sleep(0)
+    assert noted.done == ["closed"]
+
+
 async def test_an_answer_without_a_body_is_written_before_the_connection_closes(noted: Noted, answers: WholeAnswers) -> None:
     answers.write(b"head")
     answers.close()
