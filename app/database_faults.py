@@ -6,8 +6,7 @@ DatabaseFault
 └── TransactionConflict   lost against another transaction: run it again, whole
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
@@ -39,23 +38,33 @@ class TransactionConflict(DatabaseFault):
     """The transaction lost against another one and can be run again, whole."""
 
 
-@contextmanager
-def faults() -> Iterator[None]:
-    """Turn what the driver, the ORM and the pool raise when PostgreSQL fails into the three kinds of `DatabaseFault`."""
-    try:
-        yield
-    except PoolTimeoutError as error:
-        raise DatabaseBusy("no connection became free in time") from error
-    except (DBAPIError, AdapterError, asyncpg.PostgresError) as error:
-        fault = _fault_of(error)
-        if fault is None:
-            raise
-        raise fault from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        # An InterfaceError may also be a mistake of ours, such as an argument too few.
-        if isinstance(error, asyncpg.InterfaceError) and "closed" not in str(error):
-            raise
-        raise DatabaseUnavailable("PostgreSQL cannot be reached") from error
+class _Faults:
+    """Turns what the driver, the ORM and the pool raise when PostgreSQL fails into the three kinds of `DatabaseFault`."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        fault = None if error is None else _fault_behind(error)
+        if fault is not None:
+            raise fault from error
+
+
+faults = _Faults()
+
+
+def _fault_behind(error: BaseException) -> DatabaseFault | None:
+    """Return the fault that an error is a sign of, or None where it is none."""
+    if isinstance(error, PoolTimeoutError):
+        return DatabaseBusy("no connection became free in time")
+    if isinstance(error, DBAPIError | AdapterError | asyncpg.PostgresError):
+        return _fault_of(error)
+    # An InterfaceError may also be a mistake of ours, such as an argument too few.
+    if isinstance(error, asyncpg.InterfaceError) and "closed" not in str(error):
+        return None
+    if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return DatabaseUnavailable("PostgreSQL cannot be reached")
+    return None
 
 
 def _fault_of(error: DBAPIError | AdapterError | asyncpg.PostgresError) -> DatabaseFault | None:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from app import __version__
+from app.api.direct import DirectMiddleware
 from app.api.endpoints.documentation import mount_documentation
 from app.api.openapi import DESCRIPTION, describe
 from app.api.router import routes
@@ -77,6 +78,7 @@ def middleware_of(services: Services) -> list[Middleware]:
         Middleware(BodyLimitMiddleware, settings.max_body_bytes, settings.body_timeout),
         Middleware(TenantMiddleware, services.tenants, settings.base_domain),
         Middleware(RateLimitMiddleware, services.limiter, services.tokens, services.tenants),
+        Middleware(DirectMiddleware, routes()),
     ]
 
 

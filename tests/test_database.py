@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI
 from httpx import AsyncClient
 from pydantic import BaseModel
 from sqlalchemy import bindparam, select, text, update
+from sqlalchemy.pool import QueuePool
 
 from app.api.deps import AsMember, ReadAsViewer
 from app.api.retry import ATTEMPTS, RetryingRoute
@@ -22,7 +23,7 @@ from app.models import Project, Role
 from app.services.container import Services
 from tests.conftest import clone_database, worker_number
 from tests.factories import Factory, Person
-from tests.faults.support import changed, eventually, running
+from tests.faults.support import changed, eventually, proxy_to, running
 
 NAMES = Query(select(Project.name).where(Project.tenant_id == bindparam("tenant_id")))
 
@@ -57,6 +58,12 @@ async def fill(database: Database, connections: int) -> None:
             await barrier.wait()
 
     await asyncio.gather(*(hold() for _ in range(connections)))
+
+
+async def backend_of(database: Database) -> int:
+    """Return the process of PostgreSQL that serves the pool's next connection."""
+    async with database.read(None) as reader:
+        return int(await reader._connection.fetchval("SELECT pg_backend_pid()"))
 
 
 # ─── Transactions ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -185,6 +192,59 @@ async def test_a_connection_that_died_within_the_transaction_is_a_fault_and_undo
             await session.flush()
             await terminate_all(settings)
     assert await names(database, tenant.id) == []
+
+
+async def test_a_connection_lost_while_writing_spoils_no_read_on_the_others(settings: Settings, factory: Factory) -> None:
+    """SQLAlchemy then has every older connection of the pool made anew, one after the other."""
+    tenant = await factory.tenant()
+    async with pool(settings, pool_size=4, max_overflow=0) as database:
+        await fill(database, 4)
+        with pytest.raises(DatabaseUnavailable):
+            async with database.transaction(tenant.id) as session:
+                await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        for _ in range(8):
+            await asyncio.gather(*(names(database, tenant.id) for _ in range(3)))
+
+
+async def test_a_read_that_cannot_connect_keeps_no_place_in_the_pool(settings: Settings) -> None:
+    url = settings.database_url.get_secret_value()
+    async with proxy_to(url) as (proxy, through), pool(changed(settings, database_url=through), pool_size=1, max_overflow=0, pool_timeout=0.2) as database:
+        for _ in range(2):
+            await proxy.refuse()
+            for _ in range(3):
+                # Not DatabaseBusy.
+                with pytest.raises(DatabaseUnavailable):
+                    await database.check()
+            await proxy.open()
+            await database.check()
+
+
+async def test_connections_beyond_the_size_of_the_pool_are_closed_when_they_come_back(settings: Settings) -> None:
+    async with pool(settings, pool_size=2, max_overflow=3) as database:
+        places = cast("QueuePool", database.engine.sync_engine.pool)
+        for _ in range(2):
+            await fill(database, 5)
+            assert (places.checkedin(), places.checkedout(), places.overflow()) == (2, 0, 0)
+
+
+@pytest.mark.parametrize(("patience", "ending"), [(0.2, TimeoutError), (5.0, ZeroDivisionError)])
+async def test_a_connection_whose_transaction_cannot_be_ended_is_not_used_again(
+    settings: Settings, factory: Factory, monkeypatch: pytest.MonkeyPatch, patience: float, ending: type[Exception]
+) -> None:
+    """Be it that the request is given up while what it left open is rolled back, or that there is no answer to that."""
+    monkeypatch.setattr("app.database.OPENING_SECONDS", 0.5)
+    tenant = await factory.tenant()
+    url_through = proxy_to(settings.database_url.get_secret_value())
+    async with url_through as (proxy, url), pool(changed(settings, database_url=url), pool_size=1, max_overflow=0, pool_timeout=1.0) as database:
+        before = await backend_of(database)
+        assert await backend_of(database) == before
+        with pytest.raises(ending):
+            async with asyncio.timeout(patience), database.read(tenant.id):
+                proxy.freeze()
+                raise ZeroDivisionError
+        proxy.thaw()
+        assert await backend_of(database) != before
+        assert await names(database, tenant.id) == []
 
 
 async def test_an_exhausted_pool_says_busy_in_time(settings: Settings) -> None:

@@ -1,11 +1,8 @@
 """Runs a request again, whole, when its transaction lost against another one."""
 
-from typing import Any
-
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.direct import direct_app
 from app.core.exceptions import Overloaded
 from app.database_faults import TransactionConflict
 
@@ -14,10 +11,6 @@ ATTEMPTS = 3
 
 class RetryingRoute(APIRoute):
     """A route whose request is run up to three times. Nothing of a lost attempt remains: its transaction was rolled back, and nothing was answered."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.app = direct_app(self) or self.app
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET":

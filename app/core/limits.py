@@ -1,9 +1,8 @@
 """Which buckets a request takes from, how large they are, and what the answer's headers say of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import time
-from typing import cast
+from typing import NamedTuple, cast
 from uuid import UUID
 
 from app.config import Settings
@@ -19,8 +18,7 @@ USER_MINIMUM_BURST = 30
 MICROSECONDS = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """An admitted request: where its buckets stand, and the stamps of its tenant and user where Redis could be asked."""
 
     states: tuple[BucketState, ...]
@@ -104,8 +102,8 @@ def limit_headers(states: Sequence[BucketState]) -> dict[str, str]:
         return {}
     nearest = min(states, key=lambda state: state.remaining)
     return {
-        "RateLimit-Policy": ", ".join(f'"{s.bucket.name}";q={s.bucket.burst};w={-(-s.bucket.burst * 60 // s.bucket.per_minute)}' for s in states),
-        "RateLimit": ", ".join(f'"{s.bucket.name}";r={s.remaining};t={-(-s.until_full // MICROSECONDS)}' for s in states),
+        "RateLimit-Policy": ", ".join([f'"{s.bucket.name}";q={s.bucket.burst};w={-(-s.bucket.burst * 60 // s.bucket.per_minute)}' for s in states]),
+        "RateLimit": ", ".join([f'"{s.bucket.name}";r={s.remaining};t={-(-s.until_full // MICROSECONDS)}' for s in states]),
         "X-RateLimit-Limit": str(nearest.bucket.burst),
         "X-RateLimit-Remaining": str(nearest.remaining),
         "X-RateLimit-Reset": str(int(time()) + -(-nearest.until_full // MICROSECONDS)),

@@ -103,18 +103,19 @@ class RedisGateway:
             raise RedisAway from error
 
     async def post(self, *command: str | int) -> asyncio.Future[Any]:
-        """Send a command that is in the socket when this returns, and return its answer to come, for who wants it. Raises `RedisAway`."""
+        """Send a command, and return its answer to come, for who wants it. Raises `RedisAway`.
+
+        It is in the socket before whoever awaits anything after this goes on: writing it is the next thing that the event loop does.
+        """
         if self.is_away:
             raise RedisAway
         try:
             if not self._pipeline.is_connected:
                 await self._pipeline.connect()
-            answer = self._pipeline.send(*command)
+            return self._pipeline.send(*command)
         except AWAY as error:
             self.failed(error)
             raise RedisAway from error
-        self._pipeline.flush()
-        return answer
 
     async def close(self) -> None:
         """Stop probing and close every connection."""

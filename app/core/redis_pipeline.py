@@ -50,11 +50,6 @@ class RedisPipeline:
             raise ConnectionError("not connected")
         return self._connection.send(command)
 
-    def flush(self) -> None:
-        """Write what was sent in this turn of the event loop now, and not only at its end."""
-        if self._connection is not None:
-            self._connection.flush()
-
     def close(self) -> None:
         """Close the connection; whoever still waits is told `ConnectionError`."""
         if self._connecting is not None:

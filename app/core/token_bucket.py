@@ -6,8 +6,8 @@ microsecond adds `per_minute` units, so that nothing is ever rounded. Several bu
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from time import monotonic_ns
+from typing import NamedTuple
 
 from app.core.redis import Script
 
@@ -59,8 +59,7 @@ return reply
 """)
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     """A bucket's name, key and size."""
 
     name: str
@@ -69,8 +68,7 @@ class Bucket:
     burst: int
 
 
-@dataclass(frozen=True, slots=True)
-class BucketState:
+class BucketState(NamedTuple):
     """A bucket after a request. Times are in microseconds."""
 
     bucket: Bucket
@@ -79,8 +77,7 @@ class BucketState:
     until_full: int
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """Whether a token was had from every bucket, and where each stands now."""
 
     admitted: bool

@@ -1,7 +1,7 @@
 """Counts views of projects in Redis, without waiting for it, and without a write to PostgreSQL in the request.
 
-The command is in the socket before the answer is, so a process that is killed right after answering has lost no view. `app.jobs.view_counts` carries the
-counts on to PostgreSQL.
+The command is in the socket before the answer is, because it is sent before the end of the transaction, which is waited for: a process that is killed right
+after answering has lost no view. `app.jobs.view_counts` carries the counts on to PostgreSQL.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class ViewCounter:
         redis.when_back(self._send_waiting)
 
     async def count(self, tenant_id: UUID, project_id: UUID) -> None:
-        """Count one view of a project."""
+        """Count one view of a project. To be called before the end of the transaction that showed it."""
         field = f"{tenant_id}:{project_id}"
         try:
             answer = await self._redis.post("HINCRBY", PENDING_KEY, field, 1)

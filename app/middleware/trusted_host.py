@@ -6,6 +6,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.exceptions import BadRequest
 
+# Where a request's headers are kept by name: they are looked at some ten times, and browsers send fifteen.
+BY_NAME = "app.headers_by_name"
+
 HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 
 
@@ -51,6 +54,7 @@ class TrustedProxyMiddleware:
             address = next((part for part in reversed(chain) if not self._trusts(part)), client[0])
             scope["client"] = (address, 0)
             if (host := header(scope, b"x-forwarded-host")) is not None:
+                del scope[BY_NAME]
                 scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"host"] + [(b"host", host.encode("latin-1"))]
             if (scheme := header(scope, b"x-forwarded-proto")) in ("http", "https"):
                 scope["scheme"] = scheme
@@ -66,10 +70,11 @@ class TrustedProxyMiddleware:
 
 def header(scope: Scope, name: bytes) -> str | None:
     """Return the first header of that lower-case name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value.decode("latin-1"))
-    return None
+    found: dict[bytes, bytes] | None = scope.get(BY_NAME)
+    if found is None:
+        found = scope[BY_NAME] = dict(reversed(scope["headers"]))
+    value = found.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 def without_port(host: str) -> str:

@@ -9,7 +9,6 @@ import asyncpg
 import hiredis
 import pytest
 from httpx import AsyncClient
-from sqlalchemy import event
 
 from app.config import Settings
 from app.models import Project
@@ -160,17 +159,21 @@ async def test_redis_counts_the_same(watched: Watched) -> None:
     assert set(grown) <= {"time", "mget", "set", "info", "auth", "hello", "client|setinfo"}
 
 
-async def test_a_read_takes_one_connection_from_the_pool_and_gives_it_back(watched: Watched) -> None:
-    checkouts = 0
+async def test_a_read_takes_one_connection_from_the_pool_and_gives_it_back(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = watched.services.database.engine.sync_engine.pool
+    take, taken = pool._do_get, []
 
-    def count(*_: object) -> None:
-        nonlocal checkouts
-        checkouts += 1
+    def count() -> Any:
+        taken.append(take())
+        return taken[-1]
 
-    event.listen(watched.services.database.engine.sync_engine.pool, "checkout", count)
+    # Everything that leaves the pool passes here, inside of SQLAlchemy's proxy or not.
+    monkeypatch.setattr(pool, "_do_get", count)
     await watched.read("/api/v1/projects")
-    assert checkouts == 1
-    assert watched.services.database.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # a QueuePool
+    assert len(taken) == 1
+    async with watched.services.database.transaction(None):
+        assert len(taken) == 2
+    assert pool.checkedout() == 0  # type: ignore[attr-defined]  # a QueuePool
 
 
 def test_messages_are_told_apart() -> None:

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
-from httpx import AsyncClient
+from httpx import ASGITransport, AsyncClient
+from starlette.types import Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.core.view_counts import BATCH_KEY, PENDING_KEY
@@ -79,6 +80,28 @@ async def test_each_successful_read_counts_one_view_in_redis_and_none_in_postgre
     found = await wait_for_pending(own_valkey, 9)
     assert found == {f"{person.tenant.id}:{one.id}".encode(): 7, f"{person.tenant.id}:{other.id}".encode(): 2}
     assert await stored(factory, one.id) == (0, 1, True)
+
+
+async def test_the_command_is_in_the_socket_before_the_answer_is(settings: Settings, factory: Factory, own_valkey: Valkey, person: Person) -> None:
+    """It is sent without being waited for, so that no process that dies after an answer takes the view with it."""
+    await own_valkey.run("FLUSHALL")
+    projects = [await factory.project(person.tenant) for _ in range(8)]
+    unsent: dict[str, bool] = {}
+    async with running(changed(settings, redis_url=own_valkey.url)) as (app, _):
+        pipeline = app.state.services.redis._pipeline
+
+        async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+            async def look(message: Message) -> None:
+                project_id = scope["path"].rpartition("/")[2]
+                unsent.setdefault(project_id, any(project_id.encode() in command for command in pipeline._connection._unsent))
+                await send(message)
+
+            await app(scope, receive, look)
+
+        async with AsyncClient(transport=ASGITransport(watched), base_url="http://testserver") as client:
+            await asyncio.gather(*(view(client, person, project.id) for project in projects))
+            assert unsent == {str(project.id): False for project in projects}
+            assert sum((await wait_for_pending(own_valkey, len(projects))).values()) == len(projects)
 
 
 async def test_what_is_not_shown_is_not_counted(viewed: tuple[AsyncClient, Services], factory: Factory, own_valkey: Valkey, person: Person) -> None:

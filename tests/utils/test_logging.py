@@ -5,6 +5,8 @@ import json
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +16,8 @@ import structlog
 
 from app.config import Settings
 from app.core.security import Claims
-from app.utils.logging import REDACTED, configure_logging, request_state
+from app.utils import logging as our_logging
+from app.utils.logging import REDACTED, configure_logging, is_secret, log_request, request_state
 from tests.conftest import clone_database, worker_number
 from tests.factories import PASSWORD, Factory
 from tests.faults.support import PATIENCE, ServerProcess, changed, environment_of, eventually
@@ -52,6 +55,7 @@ Configure = Callable[..., Lines]
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
     """Set up logging anew, and give a function that returns the lines written since. Put back afterwards."""
     before = structlog.get_config()
+    monkeypatch.setattr(our_logging, "_request_lines", None)
     handlers, level_before = logging.getLogger().handlers[:], logging.getLogger().level
 
     def set_up(log_format: str, level: str = "INFO") -> Lines:
@@ -133,6 +137,44 @@ def test_every_line_of_a_request_says_which_request_tenant_and_user(configure: C
     assert "tenant" not in early
     assert (late["request_id"], late["tenant"], late["user_id"]) == ("abc", "acme", str(user))
     assert "request_id" not in outside
+
+
+REQUEST = {"method": "GET", "path": '/a "path" é\t', "status": 200, "duration_ms": 1.234}
+
+
+def log_one_request(state: dict[str, Any]) -> None:
+    token = request_state.set(state)
+    log_request(*REQUEST.values())  # type: ignore[arg-type]  # in order
+    structlog.get_logger("request").info("request", **REQUEST)
+    request_state.reset(token)
+
+
+@pytest.mark.parametrize("signed_in", [True, False])
+def test_the_line_of_a_request_is_what_structlog_would_write(configure: Configure, signed_in: bool) -> None:
+    """It does not go through structlog's processors, and nobody must be able to tell."""
+    lines = configure("json", "INFO")
+    caller = {"tenant": SimpleNamespace(slug="acme"), "claims": Claims(uuid4(), uuid4(), uuid4(), "admin", 0)}
+    log_one_request({"request_id": "abc", **(caller if signed_in else {})})
+    direct, usual = map(json.loads, lines())
+    times = [datetime.fromisoformat(line.pop("timestamp")) for line in (direct, usual)]
+    assert direct == usual
+    assert direct.items() >= {**REQUEST, "event": "request", "level": "info", "request_id": "abc"}.items()
+    assert ({"tenant", "user_id"} <= set(direct)) == signed_in
+    assert not any(is_secret(name) for name in direct)
+    assert timedelta(0) <= times[1] - times[0] < timedelta(seconds=5)
+
+
+def test_for_a_person_the_line_of_a_request_is_no_json_and_below_the_level_it_is_not_written(configure: Configure) -> None:
+    lines = configure("console", "INFO")
+    log_one_request({"request_id": "abc"})
+    direct, usual = lines()
+    # All but the time, which comes first.
+    assert direct.split(maxsplit=1)[1] == usual.split(maxsplit=1)[1]
+    assert "abc" in direct
+    for log_format in ("json", "console"):
+        lines = configure(log_format, "WARNING")
+        log_one_request({"request_id": "abc"})
+        assert lines() == []
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

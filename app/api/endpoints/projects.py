@@ -48,9 +48,11 @@ async def read_project(project_id: UUID, caller: ReadAsViewer) -> Response:
     """Show one project, and count a view."""
     async with caller.read() as reader:
         row = await reader.fetch_one(ONE, tenant_id=caller.tenant.id, id=project_id)
+        if row is not None:
+            # Here, so that it travels while the transaction ends, and nothing waits for it.
+            await caller.services.views.count(caller.tenant.id, project_id)
     if row is None:
         raise NotFound
-    await caller.services.views.count(caller.tenant.id, project_id)
     return Response(to_json(dict(row)), media_type="application/json")
 
 
