@@ -1,6 +1,7 @@
 """What a request's body may be: JSON, at most so many bytes, and here within so many seconds."""
 
 import asyncio
+from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,6 +10,8 @@ from app.core.exceptions import BadRequest, ContentTooLarge, UnsupportedMediaTyp
 from app.middleware.trusted_host import header
 
 LONGEST_LENGTH = 15
+# What is swallowed of a body that was refused, and how long a pause in it is waited out.
+SWALLOWED_BYTES, PAUSE_SECONDS = 16_777_216, 0.2
 
 
 class BodyLimitMiddleware:
@@ -30,6 +33,8 @@ class BodyLimitMiddleware:
         if length is not None and not length.isdecimal():
             raise BadRequest("Content-Length must be a number.")
         if length is not None and (len(length) > LONGEST_LENGTH or int(length) > self._max_bytes):
+            if header(scope, b"expect") is None:
+                await _swallow(receive)
             raise ContentTooLarge(f"The body may have {self._max_bytes} bytes at most.")
         media_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
         if media_type != "application/json":
@@ -61,3 +66,15 @@ class BodyLimitMiddleware:
             return message
 
         return limited
+
+
+async def _swallow(receive: Receive) -> None:
+    """Read what a client is sending already and throw it away, within bounds: many read no answer before they have sent all, and take a reset for none."""
+    swallowed = 0
+    with suppress(TimeoutError):
+        while swallowed < SWALLOWED_BYTES:
+            async with asyncio.timeout(PAUSE_SECONDS):
+                message = await receive()
+            swallowed += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return

@@ -31,12 +31,12 @@ class TenantMiddleware:
             name = name_in_request(header(scope, b"x-tenant-slug"), header(scope, b"host"), header(scope, b"x-tenant-id"), self._base_domain)
             state["tenant_name"] = name
             if scope["path"] not in NAMED_ELSEWHERE:
-                if name is None:
-                    raise TenantRequired
                 try:
+                    if name is None:
+                        raise TenantRequired
                     state["tenant"] = usable(await self._directory.guess(name))
-                except (TenantNotFound, TenantInactive) as refusal:
-                    # Raised once the caller's address has been counted: each such look-up is a query.
+                except (TenantRequired, TenantNotFound, TenantInactive) as refusal:
+                    # Raised once the caller's address has been counted: most such look-ups are a query.
                     state["tenant_refusal"] = refusal
         await self.app(scope, receive, send)
 

@@ -9,6 +9,9 @@ from app.core.exceptions import BadRequest
 # Where a request's headers are kept by name: they are looked at some ten times, and browsers send fifteen.
 BY_NAME = "app.headers_by_name"
 
+# Of two lines of these, each part of the service might read another one (RFC 9110, section 5.3).
+ONCE = frozenset({b"authorization", b"host", b"x-tenant-id", b"x-tenant-slug"})
+
 HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 
 
@@ -18,10 +21,16 @@ class InvalidHost(BadRequest):
     code = "invalid_host"
 
 
+class AmbiguousHeader(BadRequest):
+    """A header that says whom the request is for, or by whom, must be there once."""
+
+    code = "ambiguous_header"
+
+
 class TrustedHostMiddleware:
     """Checks the Host header against ALLOWED_HOSTS: exact names, `*.example.com` for everything below a domain, or `*`.
 
-    Not for /health: load balancers and containers ask by address.
+    Not for /health: load balancers and containers ask by address. That there is one, and only one, is demanded of everybody (RFC 9112, section 3.2).
     """
 
     def __init__(self, app: ASGIApp, allowed_hosts: tuple[str, ...]) -> None:
@@ -31,15 +40,23 @@ class TrustedHostMiddleware:
         self._suffixes = tuple(host[1:].lower() for host in allowed_hosts if host.startswith("*."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._any and scope["path"] not in HEALTH_PATHS:
+        if scope["type"] == "http":
+            _refuse_ambiguous(scope)
+            self._refuse_foreign(scope)
+        await self.app(scope, receive, send)
+
+    def _refuse_foreign(self, scope: Scope) -> None:
+        if not self._any and scope["path"] not in HEALTH_PATHS:
             host = without_port(header(scope, b"host") or "").lower()
             if host not in self._exact and not host.endswith(self._suffixes or ("\0",)):
                 raise InvalidHost
-        await self.app(scope, receive, send)
 
 
 class TrustedProxyMiddleware:
-    """Where the peer is one of TRUSTED_PROXIES, takes the client's address, host and scheme from X-Forwarded-For, -Host and -Proto."""
+    """Where the peer is one of TRUSTED_PROXIES, takes the client's address, host and scheme from X-Forwarded-For, -Host and -Proto.
+
+    A proxy may add a line of its own behind the client's, so the last one counts, and of X-Forwarded-For all together.
+    """
 
     def __init__(self, app: ASGIApp, trusted_proxies: tuple[str, ...]) -> None:
         self.app = app
@@ -49,16 +66,27 @@ class TrustedProxyMiddleware:
         client = scope.get("client")
         if scope["type"] == "http" and client is not None and self._trusts(client[0]):
             scope = dict(scope)
-            # Each proxy appends the address it saw, so the last one that is no proxy of ours is the client; what stands before it is hearsay.
-            chain = [part.strip() for part in (header(scope, b"x-forwarded-for") or "").split(",") if part.strip()]
-            address = next((part for part in reversed(chain) if not self._trusts(part)), client[0])
-            scope["client"] = (address, 0)
-            if (host := header(scope, b"x-forwarded-host")) is not None:
-                del scope[BY_NAME]
+            scope["client"] = (self._client_of(client[0], ",".join(lines(scope, b"x-forwarded-for"))), 0)
+            if (host := _last(scope, b"x-forwarded-host")) is not None:
                 scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"host"] + [(b"host", host.encode("latin-1"))]
-            if (scheme := header(scope, b"x-forwarded-proto")) in ("http", "https"):
+            if (scheme := _last(scope, b"x-forwarded-proto")) in ("http", "https"):
                 scope["scheme"] = scheme
         await self.app(scope, receive, send)
+
+    def _client_of(self, peer: str, chain: str) -> str:
+        """Return the last address of the chain that is no proxy of ours: each proxy appends the one it saw, and what stands before that is hearsay.
+
+        Where a proxy of ours passes on what is no address, nobody knows the client's, and the proxy's own has to do.
+        """
+        address = peer
+        for part in reversed([part.strip() for part in chain.split(",") if part.strip()]):
+            found = address_in(part)
+            if found is None:
+                break
+            address = found
+            if not self._trusts(address):
+                break
+        return address
 
     def _trusts(self, address: str) -> bool:
         try:
@@ -66,6 +94,34 @@ class TrustedProxyMiddleware:
         except ValueError:
             return False
         return any(parsed in network for network in self._networks)
+
+
+def _refuse_ambiguous(scope: Scope) -> None:
+    host = header(scope, b"host")
+    # Where every name is there once, which is so for almost every request, there is nothing to look for.
+    twice = len(scope[BY_NAME]) < len(scope["headers"]) and any(len(lines(scope, name)) > 1 for name in ONCE)
+    if twice or (host is None and scope["http_version"] != "1.0"):
+        raise AmbiguousHeader
+
+
+def _last(scope: Scope, name: bytes) -> str | None:
+    found = lines(scope, name)
+    return found[-1] if found else None
+
+
+def lines(scope: Scope, name: bytes) -> list[str]:
+    """Return every line of that lower-case name."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def address_in(text: str) -> str | None:
+    """Return the IP address, without the port that some proxies add: `203.0.113.9:4711`, `[2001:db8::1]:4711`. None where there is none."""
+    for candidate in (text, without_port(text)):
+        try:
+            return str(ip_address(candidate))
+        except ValueError:
+            continue
+    return None
 
 
 def header(scope: Scope, name: bytes) -> str | None:

@@ -47,8 +47,13 @@ async def test_a_stranger_behind_the_proxy_cannot_name_the_host_twice(database_u
         ("198.51.100.7", "198.51.100.7"),
         ("1.1.1.1, 198.51.100.7", "198.51.100.7"),
         ("1.1.1.1, 198.51.100.7, 10.9.9.9", "198.51.100.7"),
-        ("10.9.9.9", PROXY),
+        ("10.9.9.9", "10.9.9.9"),
         ("", PROXY),
+        ("198.51.100.7:4711", "198.51.100.7"),
+        ("[2001:db8::7]:4711", "2001:db8::7"),
+        ("2001:DB8::7", "2001:db8::7"),
+        ("198.51.100.7, unknown", PROXY),
+        ("198.51.100.7, unknown, 10.9.9.9", "10.9.9.9"),
     ],
 )
 async def test_the_client_s_address_is_the_last_that_is_no_proxy_of_ours(database_urls: tuple[str, str], factory: Factory, chain: str, address: str) -> None:
@@ -58,6 +63,26 @@ async def test_the_client_s_address_is_the_last_that_is_no_proxy_of_ours(databas
         accepted(await client.post("/api/v1/auth/login", json=body, headers={"X-Forwarded-For": chain}))
     rows = await factory.run("SELECT ip_address FROM sessions WHERE user_id = :id AND id <> :first", id=person.user.id, first=person.session_id)
     assert rows == [(address,)]
+
+
+async def test_a_line_of_the_client_s_own_before_the_proxy_s_counts_for_nothing(database_urls: tuple[str, str], factory: Factory) -> None:
+    person = await factory.person()
+    async with client_with(database_urls, trusted_proxies=("10.0.0.0/8",), peer=PROXY) as client:
+        body = {"email": person.user.email, "password": PASSWORD, "tenant_slug": person.tenant.slug}
+        spoofed = [("X-Forwarded-For", "6.6.6.6"), ("X-Forwarded-For", "198.51.100.7")]
+        accepted(await client.post("/api/v1/auth/login", json=body, headers=spoofed))
+        hosts = [("X-Forwarded-Host", "evil.localhost"), ("X-Forwarded-Host", f"{person.tenant.subdomain}.localhost")]
+        accepted(await client.get(TENANT, headers=[("Authorization", f"Bearer {person.token}"), *hosts]))
+    rows = await factory.run("SELECT ip_address FROM sessions WHERE user_id = :id AND id <> :first", id=person.user.id, first=person.session_id)
+    assert rows == [("198.51.100.7",)]
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Host", "X-Tenant-ID", "X-Tenant-Slug"])
+async def test_a_header_that_says_whom_a_request_is_for_is_not_taken_twice(client: AsyncClient, factory: Factory, name: str) -> None:
+    person = await factory.person()
+    once = {"Host": "testserver", **person.headers, "X-Tenant-ID": str(person.tenant.id)}
+    accepted(await client.get(TENANT, headers=once))
+    refused(await client.get(TENANT, headers=[*once.items(), (name, once[name])]), 400, "ambiguous_header")
 
 
 async def test_a_stranger_cannot_choose_its_address(client: AsyncClient, factory: Factory) -> None:

@@ -62,6 +62,26 @@ def test_ten_megabytes_that_are_announced_are_refused_before_they_come(live_serv
     problem(answer, 413, "content_too_large")
 
 
+def test_who_sends_ten_megabytes_before_it_reads_is_told_why_they_were_refused(live_server: LiveServer, world: World) -> None:
+    body = b" " * 10_000_000
+    request = head(b"POST", b"/api/v1/projects", world, b"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body))
+    with socket.create_connection(("127.0.0.1", live_server.port), timeout=20) as connection:
+        connection.sendall(request + body)
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert received.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"content_too_large"' in received
+    assert serves(live_server, world)
+
+
+def test_a_request_without_a_host_is_refused(live_server: LiveServer) -> None:
+    """RFC 9112, section 3.2."""
+    with socket.create_connection(("127.0.0.1", live_server.port), timeout=20) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"ambiguous_header"' in received
+
+
 def test_ten_megabytes_in_chunks_are_refused_on_the_way(live_server: LiveServer, world: World) -> None:
     parts = [head(b"POST", b"/api/v1/projects", world, JSON + b"Transfer-Encoding: chunked\r\n"), *[CHUNK] * 160]
     answer, _ = live_server.stream(parts)
