@@ -538,6 +538,8 @@ def lacks(document: dict[str, Any], operation: dict[str, Any], *, guarded: bool)
         schema = resolved(document, answer.get("content", {}).get("application/json", {}).get("schema", {}))
         if status != "204" and not schema.get("properties"):
             yield f"a schema of {status}"
+        if status != "204" and "example" not in schema:
+            yield f"an example of {status}"
     errors = {status: answer for status, answer in operation["responses"].items() if status[0] in "45"}
     for status in ("401", "403", "404", "422", "429") if guarded else ():
         if "application/problem+json" not in errors.get(status, {}).get("content", {}):
@@ -577,6 +579,7 @@ def test_a_poorly_documented_operation_is_noticed() -> None:
     found = poorly_documented({"paths": {"/bad": {"get": operation}}})
     assert "GET /bad lacks a summary" in found
     assert "GET /bad lacks a schema of 200" in found
+    assert "GET /bad lacks an example of 200" in found
     assert "GET /bad lacks the problem document of 404" in found
     assert "GET /bad lacks an example of the body" in found
 

@@ -34,6 +34,7 @@ def describe(app: FastAPI) -> None:
             components["securitySchemes"] = SECURITY_SCHEMES
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             components["schemas"] |= {**problem.pop("$defs", {}), "Problem": problem}
+            show_pages(components["schemas"])
             for path, operations in schema["paths"].items():
                 for method, operation in operations.items():
                     summarize(operation)
@@ -45,6 +46,15 @@ def describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
+
+
+def show_pages(schemas: dict[str, Any]) -> None:
+    """Give each schema of a page the example of its items, one of them."""
+    for schema in schemas.values():
+        item = schema.get("properties", {}).get("items", {}).get("items", {}).get("$ref")
+        if "next_cursor" in schema.get("properties", {}) and item is not None:
+            example = schemas[item.rpartition("/")[2]]["example"]
+            schema["example"] = {"items": [example], "page_size": 20, "has_more": False, "next_cursor": None}
 
 
 def summarize(operation: dict[str, Any]) -> None:

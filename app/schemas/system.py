@@ -27,4 +27,6 @@ class Health(BaseModel):
 class Probe(BaseModel):
     """The answer to a liveness or readiness probe."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"status": "alive"}})
+
     status: Literal["alive", "ready"]
