@@ -18,13 +18,16 @@ from app.config import Settings, get_settings
 from app.core.stamps import STAMP_MILLISECONDS, stamp_key
 from app.models import Project, Tenant, Tier, User, new_id
 from app.services.demo import DEMO_PASSWORD, DEMO_SLUG, DEMO_USERS
+from app.services.failed_jobs import read_jobs, send_again
 from app.services.roles import prepare_database
 from app.services.seeding import seed_demo as seed
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Operate the service.")
 database = typer.Typer(no_args_is_help=True, help="The database itself.")
 tenants = typer.Typer(no_args_is_help=True, help="Tenants: what they themselves cannot change.")
+jobs = typer.Typer(no_args_is_help=True, help="Background jobs: those that failed for good, and sending them again.")
 cli.add_typer(database, name="database")
+cli.add_typer(jobs, name="jobs")
 cli.add_typer(tenants, name="tenants")
 console = Console()
 
@@ -128,6 +131,35 @@ def _change(slug: str, **values: object) -> None:
         except (RedisError, OSError):
             console.print("Redis could not be told: servers that can reach it may go on as before for up to five minutes.")
         console.print(f"{slug}: " + ", ".join(f"{name} = {value}" for name, value in values.items()))
+
+
+@jobs.command("list")
+def list_jobs(everything: Annotated[bool, typer.Option("--all", help="Those that wait or are being done, too")] = False) -> None:
+    """List the jobs that failed for good, oldest first."""
+    with owner() as (_, engine), engine.connect() as connection:
+        found = read_jobs(connection, failed_only=not everything)
+    table = Table("id", "kind", "tenant", "state", "attempts", "since", "next try", "last error")
+    for job in found:
+        next_try = f"{job.next_try:%Y-%m-%d %H:%M:%S}" if job.next_try else ""
+        table.add_row(str(job.id), job.kind, job.tenant, job.state, str(job.attempts), f"{job.since:%Y-%m-%d %H:%M:%S}", next_try, job.last_error)
+    console.print(table)
+
+
+@jobs.command("retry")
+def retry_jobs(
+    ids: Annotated[list[int] | None, typer.Argument(help="The jobs' identifiers", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every job that failed for good")] = False,
+) -> None:
+    """Send jobs that failed for good again, with as many tries as a new one has."""
+    if everything == bool(ids):
+        sys.exit("Name jobs by their identifiers, or say --all.")
+    with owner() as (_, engine):
+        sent, waiting = send_again(engine, ids)
+    console.print(f"sent again: {len(sent)}")
+    for job_id in waiting:
+        console.print(f"{job_id} stays failed: the same job waits already")
+    if missing := set(ids or []) - set(sent) - set(waiting):
+        sys.exit(f"No failed job: {', '.join(str(job_id) for job_id in sorted(missing))}.")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     # PostgreSQL: the service's role owns nothing; the owner's role migrates
     database_url: SecretStr = SecretStr("postgresql://saas_service:saas_service@127.0.0.1:5432/saas")
     database_admin_url: SecretStr | None = None
+    database_listen_url: SecretStr | None = Field(default=None, description="The worker's direct way to PostgreSQL, where DATABASE_URL leads through PgBouncer")
     database_pool_size: PositiveInt = 40
     database_max_overflow: int = Field(default=20, ge=0)
     database_pool_timeout: float = Field(default=5.0, gt=0, description="Seconds a request waits for a connection before it is told 503")
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
     tiers: dict[str, TierLimits] = Field(default_factory=default_tiers)
 
     # Background work
-    view_flush_seconds: float = Field(default=5.0, gt=0, description="How often buffered view counts are written to PostgreSQL")
+    view_flush_seconds: PositiveInt = Field(default=5, description="How often buffered view counts are written to PostgreSQL; a divisor of 60")
 
     @model_validator(mode="before")
     @classmethod
@@ -121,7 +122,16 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_what_is_empty(cls, values: dict[str, object]) -> dict[str, object]:
-        return {name: value for name, value in values.items() if not (name in ("email_verification_required", "smtp_url") and value == "")}
+        return {
+            name: value for name, value in values.items() if not (name in ("email_verification_required", "smtp_url", "database_listen_url") and value == "")
+        }
+
+    @field_validator("view_flush_seconds")
+    @classmethod
+    def _refuse_uneven_minutes(cls, seconds: int) -> int:
+        if 60 % seconds:
+            raise ValueError("VIEW_FLUSH_SECONDS must divide a minute: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60")
+        return seconds
 
     @field_validator("smtp_url")
     @classmethod
@@ -172,6 +182,12 @@ class Settings(BaseSettings):
     def service_url(self) -> URL:
         """The service role's URL, for asyncpg."""
         return with_driver(self.database_url.get_secret_value(), "asyncpg")
+
+    @property
+    def listen_url(self) -> str:
+        """The service role's URL for a connection of its own that can LISTEN, as asyncpg itself takes it."""
+        url = with_driver((self.database_listen_url or self.database_url).get_secret_value(), "psycopg2")
+        return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     @property
     def owner_url(self) -> URL:

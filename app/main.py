@@ -25,12 +25,9 @@ from app.middleware.request_context import RequestContextMiddleware
 from app.middleware.security_headers import SecurityHeadersMiddleware
 from app.middleware.tenant import TenantMiddleware
 from app.middleware.trusted_host import TrustedHostMiddleware, TrustedProxyMiddleware
-from app.services.container import Services
+from app.services.container import Services, log_connections
 from app.utils.logging import configure_logging
 from app.utils.metrics import serve_metrics
-
-# For migrations, backups, and an operator at night.
-SPARE_CONNECTIONS = 10
 
 log = structlog.get_logger(__name__)
 
@@ -54,13 +51,6 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         services.readiness.ready = False
         await services.close()
-
-
-async def log_connections(services: Services) -> None:
-    """Log how many connections this process may take of those that PostgreSQL allows; loudly where that is too many."""
-    most, allowed = services.database.most_connections, await services.database.connections_allowed()
-    write = log.info if most <= allowed - SPARE_CONNECTIONS else log.warning
-    write("database connections: the pools of all processes together must stay below", this_process=most, all_processes=allowed - SPARE_CONNECTIONS)
 
 
 def middleware_of(services: Services) -> list[Middleware]:

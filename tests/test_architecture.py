@@ -26,6 +26,7 @@ from app.api.openapi import PUBLIC
 from app.core.exceptions import NotAuthenticated, Refusal
 from app.database import Database
 from app.database_faults import DatabaseUnavailable
+from app.jobs.kinds import MODULES
 from app.middleware.tenant import API_PREFIX, NAMED_IN_BODY
 from app.models import TenantModel
 from tests.conftest import ROOT, alembic_config, clone_database, worker_number
@@ -36,7 +37,7 @@ MIGRATIONS = sorted((ROOT / "alembic" / "versions").glob("*.py"))
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50
 
 # What operators run by hand is synchronous; the service never is.
-SYNCHRONOUS = {"app/cli.py", "app/services/roles.py", "app/services/seeding.py", "alembic/env.py"}
+SYNCHRONOUS = {"app/cli.py", "app/services/roles.py", "app/services/seeding.py", "app/services/failed_jobs.py", "alembic/env.py"}
 
 
 def name_of(path: Path) -> str:
@@ -186,7 +187,7 @@ def test_every_statement_on_a_tenant_s_table_names_the_tenant() -> None:
         "exists().where(User.id == owner_id)",
         "update(Project).where(Project.owner_id == user_id).values(owner_id=None)",
         "delete(Resource).where(Resource.id == id)",
-        "insert(ViewCountBatch).values(id=id)",
+        "insert(Invitation).values(id=id)",
         "Project(name='no tenant')",
         "session.get(Project, key)",
         "ctx.session.get_one(User, key)",
@@ -202,7 +203,7 @@ def test_a_statement_without_the_tenant_is_noticed(code: str) -> None:
         "select(Project).where(Project.tenant_id == ctx.tenant.id)",
         "select(Project).where(Project.tenant_id == bindparam('tenant_id')).order_by(Project.id)",
         "select(User).join(S, S.tenant_id == User.tenant_id).where(User.tenant_id == tenant_id, S.tenant_id == tenant_id)",
-        "insert(ViewCountBatch).values(tenant_id=tenant_id, id=batch)",
+        "insert(Invitation).values(tenant_id=tenant_id, id=batch)",
         "select(Tenant).where(Tenant.slug == slug)",
         "Project(tenant_id=tenant_id)",
         "session.get_one(Tenant, tenant_id)",
@@ -210,6 +211,58 @@ def test_a_statement_without_the_tenant_is_noticed(code: str) -> None:
 )
 def test_a_statement_with_the_tenant_is_accepted(code: str) -> None:
     assert unfiltered(ast.parse(code)) == []
+
+
+# Jobs
+
+# What gives jobs their contexts; everything else there is work, and has only the context that it was given.
+WIRING = {"app/jobs/registry.py", "app/jobs/worker.py"}
+
+
+def ways_around_the_context(tree: ast.AST) -> list[str]:
+    """Return what reaches the database otherwise than by the `transaction()` of a job's context."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.alias) and (node.id if isinstance(node, ast.Name) else node.name) in ("Database", "Services", "create_async_engine"):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+        if isinstance(node, ast.Attribute) and node.attr in ("database", "_database", "engine", "read"):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr in ("transaction", "final_transaction") and (node.args or node.keywords):  # type: ignore[attr-defined]  # a call, as was asked before
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")  # type: ignore[attr-defined]  # calls have a line
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("TenantJob", "WorldwideJob", "Dispatcher"):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_a_job_reaches_the_database_only_by_its_context() -> None:
+    jobs = [path for path in SOURCES if name_of(path).startswith("app/jobs/")]
+    assert {name_of(path) for path in jobs} > WIRING
+    broken = {name: found for name, tree in parsed(jobs) if name not in WIRING and (found := ways_around_the_context(tree))}
+    assert not broken, f"work opens transactions by job.transaction() and by nothing else: {broken}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from app.database import Database",
+        "from app.services.container import Services as S",
+        "async with database.transaction(tenant_id) as session: pass",
+        "async with job.transaction(tenant_id=other) as session: pass",
+        "async with job._database.transaction(None) as session: pass",
+        "async with services.database.read(None) as reader: pass",
+        "TenantJob(database, tools, other)",
+    ],
+)
+def test_a_way_around_a_jobs_context_is_noticed(code: str) -> None:
+    assert ways_around_the_context(ast.parse(f"async def work(job, payload):\n    {code}"))
+    assert not ways_around_the_context(ast.parse("async def work(job):\n    async with job.transaction() as session: pass"))
+
+
+def test_every_kind_of_job_is_registered_by_what_the_worker_imports() -> None:
+    """A module whose kinds nobody registers would leave its jobs waiting for ever."""
+    registering = {name for name, tree in parsed(SOURCES) if name.startswith("app/jobs/") and {"tenant_job", "worldwide_job"} & names(tree)} - WIRING
+    assert registering == {name_of(Path(str(module.__file__))) for module in MODULES}, "add the module to app/jobs/kinds.py"
 
 
 # Routes and dependencies

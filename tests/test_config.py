@@ -212,6 +212,19 @@ def test_a_process_with_unsafe_settings_does_not_start_and_says_why(tmp_path: Pa
         assert "ALLOWED_HOSTS must name the hosts that are served" in started.output
 
 
+@pytest.mark.parametrize("seconds", [7, 61, 120, 0.5])
+def test_views_are_flushed_at_even_parts_of_a_minute(seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"VIEW_FLUSH_SECONDS must divide a minute|valid integer"):
+        settings(view_flush_seconds=seconds)
+
+
+def test_a_way_around_pgbouncer_is_taken_only_where_there_is_one() -> None:
+    through = "postgresql+asyncpg://u:p%40ss@bouncer/d?sslmode=require"
+    for nothing in ({}, {"database_listen_url": ""}):
+        assert settings(database_url=through, **nothing).listen_url == "postgresql://u:p%40ss@bouncer/d?sslmode=require"
+    assert settings(database_url=through, database_listen_url="postgres://u:p@db/d").listen_url == "postgresql://u:p@db/d"
+
+
 def test_a_process_opens_sixty_connections_at_the_most_and_keeps_more_than_half() -> None:
     """Fewer kept, and a busy process opens and closes connections all the time."""
     defaults = Settings.model_fields

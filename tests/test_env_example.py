@@ -11,7 +11,7 @@ EXAMPLE = Path(__file__).parents[1] / ".env.example"
 SETTING = re.compile(r"^#?([A-Z][A-Z0-9_]*)=", re.MULTILINE)
 
 # What only an installation can say is shown as a comment, and so has an example instead of the default.
-EXAMPLES = {"metrics_port", "worker_metrics_port", "database_admin_url", "email_verification_required", "smtp_url"}
+EXAMPLES = {"metrics_port", "worker_metrics_port", "database_admin_url", "database_listen_url", "email_verification_required", "smtp_url"}
 
 
 @pytest.fixture(autouse=True)

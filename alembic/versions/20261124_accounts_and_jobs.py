@@ -1,4 +1,4 @@
-"""Sessions that refresh, one-time tokens, invitations, mail, spent challenges, and the job queue.
+"""Sessions that refresh, one-time tokens, invitations, mail, spent challenges, the job queue, and batches of views as jobs.
 
 The job queue is PgQueuer's (version 1.6), in a schema of its own. Its rows belong to no tenant, so jobs name rows by their identifiers and hold
 nothing else; a job about a tenant looks them up behind row-level security.
@@ -40,12 +40,14 @@ def upgrade() -> None:
     create_spent_challenges()
     create_queue()
     grant()
+    replace_view_count_batches()
 
 
 def downgrade() -> None:
     """Take the change back."""
     op.execute("SET LOCAL lock_timeout = '4s'")
     op.execute("SET LOCAL statement_timeout = '60s'")
+    restore_view_count_batches()
     op.execute("DROP SCHEMA jobs CASCADE")
     op.drop_table("spent_challenges")
     for table in TENANT_TABLES:
@@ -154,10 +156,31 @@ def create_queue() -> None:
     op.execute("CREATE TRIGGER tg_pgqueuer_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON jobs.pgqueuer EXECUTE FUNCTION jobs.fn_pgqueuer_changed()")
 
 
+def replace_view_count_batches() -> None:
+    """Record batches of views where they are turned into jobs, once for all tenants; before, each tenant had records of its own."""
+    op.drop_table("view_count_batches")
+    op.create_table("view_batches", column("id", sa.Uuid()), column("created_at", TIME, "now()"))
+    op.create_primary_key("pk_view_batches", "view_batches", ["id"])
+    op.create_index("ix_view_batches_created_at", "view_batches", ["created_at"])
+    op.execute(f"GRANT SELECT, INSERT, DELETE ON view_batches TO {service_role()}")
+
+
+def restore_view_count_batches() -> None:
+    """Record batches with each tenant, as the first tables did."""
+    op.drop_table("view_batches")
+    create_tenant_table("view_count_batches")
+    isolate("view_count_batches")
+    op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON view_count_batches TO {service_role()}")
+
+
+def service_role() -> str:
+    """Return the name of the service's role, quoted."""
+    return op.get_bind().dialect.identifier_preparer.quote(op.get_context().config.attributes["service_role"])  # type: ignore[union-attr]  # never None inside a migration
+
+
 def grant() -> None:
     """Grant the service what it needs and no more."""
-    bind = op.get_bind()
-    role = bind.dialect.identifier_preparer.quote(op.get_context().config.attributes["service_role"])  # type: ignore[union-attr]  # never None inside a migration
+    role = service_role()
     for table in TENANT_TABLES:
         op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}")
     op.execute(f"GRANT SELECT, INSERT, DELETE ON spent_challenges TO {role}")

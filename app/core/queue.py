@@ -11,6 +11,8 @@ from pgqueuer.adapters.drivers.asyncpg import AsyncpgDriver
 from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment, QueryQueueBuilder, QuerySchedulerBuilder
 from pgqueuer.adapters.persistence.queries import Queries
 from pgqueuer.domain.settings import DBSettings
+from pgqueuer.ports.driver import Driver
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.utils.json import to_json
@@ -18,14 +20,28 @@ from app.utils.json import to_json
 # PgQueuer's tables lie in a schema of their own, beside the tenants' tables.
 QUEUE_SETTINGS = DBSettings(db_schema="jobs")
 
-
-def queries_on(connection: Any) -> Queries:
-    """Return PgQueuer's queries on an asyncpg connection."""
-    return Queries(AsyncpgDriver(connection), QueryBuilderEnvironment(QUEUE_SETTINGS), QueryQueueBuilder(QUEUE_SETTINGS), QuerySchedulerBuilder(QUEUE_SETTINGS))
+TAKE_OFF = text("DELETE FROM jobs.pgqueuer WHERE id = :job_id RETURNING id")
 
 
-async def enqueue(session: AsyncSession, kind: str, payloads: Sequence[dict[str, Any]], tenant_ids: Sequence[UUID | None]) -> None:
-    """Add jobs of one kind to the session's transaction, each about the tenant at the same place, or about none."""
+def queries_on(driver: Driver) -> Queries:
+    """Return PgQueuer's queries on a connection."""
+    return Queries(driver, QueryBuilderEnvironment(QUEUE_SETTINGS), QueryQueueBuilder(QUEUE_SETTINGS), QuerySchedulerBuilder(QUEUE_SETTINGS))
+
+
+async def enqueue(
+    session: AsyncSession, kind: str, payloads: Sequence[dict[str, Any]], tenant_ids: Sequence[UUID | None], *, unless_waiting: bool = False
+) -> None:
+    """Add jobs of one kind to the session's transaction, each about the tenant at the same place, or about none.
+
+    With `unless_waiting`, a job is left out while one of this kind about the same tenant (or about none) waits or is being done.
+    """
     texts = [to_json({"tenant_id": tenant_id, **payload}) for payload, tenant_id in zip(payloads, tenant_ids, strict=True)]
+    keys: list[str | None] = [f"{kind} {tenant_id}" if unless_waiting else None for tenant_id in tenant_ids]
     connection = (await (await session.connection()).get_raw_connection()).driver_connection
-    await queries_on(connection).enqueue([kind] * len(texts), list(texts), [0] * len(texts))
+    queries = queries_on(AsyncpgDriver(connection))  # type: ignore[arg-type]  # SQLAlchemy does not know which driver it has
+    await queries.enqueue([kind] * len(texts), list(texts), [0] * len(texts), dedupe_key=keys, on_conflict="skip")
+
+
+async def take_off_queue(session: AsyncSession, job_id: int) -> bool:
+    """Remove a job in the session's transaction. Returns whether it was still there; waits for whoever is removing it at this moment."""
+    return (await session.execute(TAKE_OFF, {"job_id": job_id})).scalar_one_or_none() is not None

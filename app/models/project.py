@@ -19,6 +19,10 @@ class ProjectStatus(StrEnum):
     ARCHIVED = "archived"
 
 
+# How long a deleted project can be restored.
+RECOVERABLE_DAYS = 30
+
+
 class Project(TenantModel):
     """A project. Deleting one is soft: it can be restored until it is purged."""
 
@@ -45,10 +49,3 @@ class Project(TenantModel):
     deleted_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="1")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=91)
-
-
-class ViewCountBatch(TenantModel):
-    """A batch of buffered views that has been added to this tenant's projects, so that adding it twice is adding it once."""
-
-    __tablename__ = "view_count_batches"
-    __table_args__ = (PrimaryKeyConstraint("tenant_id", "id"), tenant_key())

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Self
 
+import structlog
+
 from app.config import Settings
 from app.core.cursors import Cursors
 from app.core.derived_tokens import DerivedTokens
@@ -15,6 +17,11 @@ from app.core.stamps import Stamps
 from app.core.tenancy import TenantDirectory
 from app.core.view_counts import ViewCounter
 from app.database import Database
+
+# For migrations, backups, and an operator at night.
+SPARE_CONNECTIONS = 10
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -75,3 +82,13 @@ class Services:
         await self.redis.close()
         await self.database.close()
         self.passwords.close()
+
+
+async def log_connections(services: Services, *, besides: int = 0) -> None:
+    """Log how many connections this process may take of those that PostgreSQL allows; loudly where that is too many.
+
+    `besides` is how many it takes beside its pool. Raises `DatabaseFault`, and `UnsafeRole`.
+    """
+    most, allowed = services.database.most_connections + besides, await services.database.connections_allowed()
+    write = log.info if most <= allowed - SPARE_CONNECTIONS else log.warning
+    write("database connections: the pools of all processes together must stay below", this_process=most, all_processes=allowed - SPARE_CONNECTIONS)

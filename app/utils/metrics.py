@@ -18,6 +18,10 @@ RATE_LIMITED = Counter("rate_limited_total", "Requests refused by the rate limit
 REDIS_AWAY = Gauge("redis_away", "1 while the circuit breaker for Redis is open")
 VIEWS_FLUSHED = Counter("project_views_flushed_total", "Project views written to PostgreSQL")
 
+JOBS = Counter("jobs_total", "Attempts at jobs, by what became of them", ["kind", "outcome"])
+OLDEST_JOB = Gauge("jobs_oldest_waiting_seconds", "How long the oldest job that is due has been waiting")
+FAILED_JOBS = Gauge("jobs_failed_kept", "Jobs that failed for good and wait for an operator")
+
 
 class RequestMetrics(Collector):
     """Counts and times answers. Plain numbers: the client's own metrics take a lock for each of theirs, three for each request."""

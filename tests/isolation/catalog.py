@@ -9,6 +9,7 @@ from psycopg2 import extensions
 WORLDWIDE = {
     "tenants": "it is read before anybody knows which tenant a request belongs to; its own policies let a tenant change itself alone",
     "spent_challenges": "whoever solves a challenge to register has no tenant yet; a row is a hash of public numbers",
+    "view_batches": "a batch of views is about all tenants at once; a row is an identifier that names none of them",
     "alembic_version": "it says which migrations have run, and the service may not even read it",
 }
 
@@ -31,7 +32,12 @@ TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFEREN
 COLUMN_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
 READ_AND_WRITE = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 # What the service may do with a whole table; a tenant table that is not named: all of READ_AND_WRITE.
-GRANTS = {"tenants": {"SELECT"}, "spent_challenges": {"SELECT", "INSERT", "DELETE"}, "alembic_version": set[str]()}
+GRANTS = {
+    "tenants": {"SELECT"},
+    "spent_challenges": {"SELECT", "INSERT", "DELETE"},
+    "view_batches": {"SELECT", "INSERT", "DELETE"},
+    "alembic_version": set[str](),
+}
 # What it may do with single columns beyond that.
 COLUMN_GRANTS = {
     "tenants": {

@@ -207,7 +207,6 @@ class World:
         await self._person(tenant, Role.MEMBER)
         self.foreign = await self.party(self.victim, MARKER)
         await self.party(self.victim, MARKER)
-        await self.factory.run("INSERT INTO view_count_batches (tenant_id, id) VALUES (:tenant, gen_random_uuid())", tenant=tenant.id)
         await self.factory.mailed_token(self.victim.user, TokenPurpose.RESET_PASSWORD)
         await self.factory.mail(tenant, recipient=f"{MARKER}@example.com", data={MARKER: MARKER})
         listed = ("/api/v1/users", "/api/v1/users/invitations", "/api/v1/projects", "/api/v1/resources")

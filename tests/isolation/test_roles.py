@@ -193,5 +193,4 @@ async def tenant_with_a_row_in_each_table(factory: Factory) -> Tenant:
     await factory.invitation(person.tenant)
     await factory.mail(person.tenant)
     await factory.mailed_token(person.user, TokenPurpose.RESET_PASSWORD)
-    await factory.run("INSERT INTO view_count_batches (tenant_id, id) VALUES (:tenant, gen_random_uuid())", tenant=person.tenant.id)
     return person.tenant

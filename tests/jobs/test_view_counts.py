@@ -1,35 +1,24 @@
 """Carrying views to PostgreSQL: exactly once, whoever stops in between."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
 import pytest
 from redis.asyncio import Redis
 
 from app.config import Settings
-from app.core.redis import RedisAway
 from app.core.view_counts import BATCH_KEY, PENDING_KEY
 from app.database_faults import DatabaseFault
-from app.jobs.view_counts import flush_view_counts
+from app.jobs import view_counts
+from app.jobs.purge import PURGE_WORLDWIDE
+from app.jobs.registry import AlreadyDone
+from app.jobs.view_counts import ADD_VIEWS
 from app.models import Project
 from app.services.container import Services
 from tests.factories import Factory
-from tests.faults.support import Valkey, changed, proxy_to, valkey
-
-
-@pytest.fixture(scope="module")
-def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
-@pytest.fixture
-async def redis(own_valkey: Valkey) -> AsyncIterator["Redis"]:
-    async with Redis.from_url(own_valkey.url) as client:
-        await client.flushall()
-        yield client
+from tests.faults.support import Valkey, changed, proxy_to
+from tests.jobs.support import add_views, dispatcher_of, flush, waiting
 
 
 @pytest.fixture
@@ -44,17 +33,20 @@ async def count(redis: "Redis", tenant_id: UUID, project_id: UUID, views: int) -
     await redis.hincrby(PENDING_KEY, f"{tenant_id}:{project_id}", views)
 
 
-async def flush(services: Services) -> int:
-    return await flush_view_counts(services.database, services.redis)
+async def carry(services: Services, factory: Factory) -> None:
+    """Flush, and do the jobs that this leaves."""
+    await flush(services)
+    await add_views(services, factory)
 
 
 async def views_of(factory: Factory, *projects: Project) -> list[int]:
     return [(await factory.run("SELECT view_count FROM projects WHERE id = :id", id=project.id))[0][0] for project in projects]
 
 
-async def test_nothing_pending_is_nothing_to_do(services: Services, redis: "Redis") -> None:
-    assert await flush(services) == 0
+async def test_nothing_pending_is_nothing_to_do(services: Services, redis: "Redis", factory: Factory) -> None:
+    await flush(services)
     assert await redis.keys("*") == []
+    assert await waiting(factory, ADD_VIEWS) == []
 
 
 async def test_one_batch_carries_the_views_of_many_tenants(services: Services, redis: "Redis", factory: Factory) -> None:
@@ -62,7 +54,7 @@ async def test_one_batch_carries_the_views_of_many_tenants(services: Services, r
     projects.append(await factory.project(await factory.tenant()))
     for views, project in enumerate(projects[:3], start=1):
         await count(redis, project.tenant_id, project.id, views)
-    assert await flush(services) == 6
+    await carry(services, factory)
     assert await views_of(factory, *projects) == [1, 2, 3, 0]
     assert await redis.keys("*") == []
 
@@ -72,7 +64,7 @@ async def test_views_of_a_vanished_tenant_are_dropped_without_stopping_the_rest(
     await count(redis, before.tenant_id, before.id, 1)
     await count(redis, uuid4(), uuid4(), 5)
     await count(redis, after.tenant_id, after.id, 2)
-    assert await flush(services) == 3
+    await carry(services, factory)
     assert await views_of(factory, before, after) == [1, 2]
     assert await redis.keys("*") == []
 
@@ -81,50 +73,79 @@ async def test_views_of_a_vanished_project_are_dropped_without_stopping_the_rest
     project = await factory.project(await factory.tenant())
     await count(redis, project.tenant_id, uuid4(), 5)
     await count(redis, project.tenant_id, project.id, 2)
-    await flush(services)
+    await carry(services, factory)
     assert await views_of(factory, project) == [2]
 
 
 async def test_a_field_cannot_reach_into_another_tenant(services: Services, redis: "Redis", factory: Factory) -> None:
     project, tenant = await factory.project(await factory.tenant()), await factory.tenant()
     await count(redis, tenant.id, project.id, 5)
-    await flush(services)
+    await carry(services, factory)
     assert await views_of(factory, project) == [0]
 
 
 async def test_views_that_come_during_a_flush_wait_for_the_next(services: Services, redis: "Redis", factory: Factory) -> None:
     project = await factory.project(await factory.tenant())
     await count(redis, project.tenant_id, project.id, 3)
-    add = services.database.transaction
+    begin = services.database.transaction
 
     def transaction(tenant_id: UUID | None) -> object:
-        services.database.transaction = add  # type: ignore[method-assign]  # once is enough
+        services.database.transaction = begin  # type: ignore[method-assign]  # once is enough
         redis_later.append(asyncio.ensure_future(count(redis, project.tenant_id, project.id, 4)))
-        return add(tenant_id)
+        return begin(tenant_id)
 
     redis_later: list[asyncio.Future[None]] = []
     services.database.transaction = transaction  # type: ignore[method-assign,assignment]  # to be there at that moment
-    assert await flush(services) == 3
+    await flush(services)
     await asyncio.gather(*redis_later)
-    assert await flush(services) == 4
+    await add_views(services, factory)
+    assert await views_of(factory, project) == [3]
+    await carry(services, factory)
     assert await views_of(factory, project) == [7]
 
 
-async def test_a_batch_that_was_added_and_not_dropped_is_not_added_again(services: Services, redis: "Redis", factory: Factory) -> None:
-    """As when the worker is killed, or Redis goes away, after the COMMIT."""
-    one, two = [await factory.project(await factory.tenant()) for _ in range(2)]
-    for project in (one, two):
+async def test_a_batch_that_was_enqueued_and_not_dropped_is_not_enqueued_again(services: Services, redis: "Redis", factory: Factory) -> None:
+    """As when the worker is killed, or Redis goes away, after the COMMIT; before the jobs are done, and after."""
+    projects = [await factory.project(await factory.tenant()) for _ in range(2)]
+    for project in projects:
         await count(redis, project.tenant_id, project.id, 2)
     fields = await redis.hgetall(PENDING_KEY)
-    assert await flush(services) == 4
-    batch = (await factory.run("SELECT id FROM view_count_batches WHERE tenant_id = :id", id=one.tenant_id))[0][0]
-    # The second tenant's part was not done yet.
-    await factory.run("DELETE FROM view_count_batches WHERE tenant_id = :id", id=two.tenant_id)
-    await factory.run("UPDATE projects SET view_count = 0 WHERE id = :id", id=two.id)
-    await redis.hset(BATCH_KEY, mapping={**fields, b"batch": str(batch)})  # type: ignore[dict-item]  # bytes, as they were read
-    assert await flush(services) == 2
-    assert await views_of(factory, one, two) == [2, 2]
-    assert await redis.keys("*") == []
+    await flush(services)
+    ((batch,),) = await factory.run("SELECT id FROM view_batches ORDER BY created_at DESC LIMIT 1")
+    for _ in range(2):
+        await redis.hset(BATCH_KEY, mapping={**fields, b"batch": str(batch)})  # type: ignore[dict-item]  # bytes, as they were read
+        await flush(services)
+        assert await redis.keys("*") == []
+        assert len(await waiting(factory, ADD_VIEWS)) in (2, 0)
+        await add_views(services, factory)
+        assert await views_of(factory, *projects) == [2, 2]
+
+
+async def test_a_tenants_views_are_added_once_however_often_the_job_is_done(services: Services, redis: "Redis", factory: Factory) -> None:
+    """At once, and after it has been done."""
+    project = await factory.project(await factory.tenant())
+    await count(redis, project.tenant_id, project.id, 2)
+    await flush(services)
+    ((number, payload),) = await waiting(factory, ADD_VIEWS)
+    dispatcher = dispatcher_of(services)
+    at_once = await asyncio.gather(*(dispatcher.dispatch(ADD_VIEWS, number, payload) for _ in range(5)), return_exceptions=True)
+    assert sum(outcome is None for outcome in at_once) == 1
+    with pytest.raises(AlreadyDone):
+        await dispatcher.dispatch(ADD_VIEWS, number, payload)
+    assert await views_of(factory, project) == [2]
+
+
+async def test_a_large_batch_is_cut_into_jobs_of_bounded_size(services: Services, redis: "Redis", factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view_counts, "PROJECTS_IN_A_JOB", 2)
+    monkeypatch.setattr(view_counts, "JOBS_IN_A_STATEMENT", 2)
+    tenants = [await factory.tenant() for _ in range(3)]
+    projects = [await factory.project(tenant) for tenant in tenants for _ in range(5)]
+    for project in projects:
+        await count(redis, project.tenant_id, project.id, 2)
+    await flush(services)
+    assert len(await waiting(factory, ADD_VIEWS)) == 9
+    await add_views(services, factory)
+    assert await views_of(factory, *projects) == [2] * 15
 
 
 @pytest.mark.parametrize("workers", [2, 8])
@@ -135,7 +156,7 @@ async def test_several_workers_at_once_add_each_view_once(settings: Settings, ow
         for project in projects:
             await count(redis, project.tenant_id, project.id, 3)
         await asyncio.gather(*(flush(services) for services in made))
-    await flush(made[0])
+    await carry(made[0], factory)
     assert await views_of(factory, *projects) == [18] * 5
     await asyncio.gather(*(services.close() for services in made))
 
@@ -145,14 +166,19 @@ async def test_a_fault_of_postgresql_loses_nothing(settings: Settings, own_valke
     async with proxy_to(settings.database_url.get_secret_value()) as (proxy, url):
         services = Services.from_settings(changed(settings, redis_url=own_valkey.url, database_url=url))
         await count(redis, project.tenant_id, project.id, 1)
-        assert await flush(services) == 1
+        await carry(services, factory)
         await count(redis, project.tenant_id, project.id, 2)
         await proxy.refuse()
         for _ in range(3):
             with pytest.raises(DatabaseFault):
                 await flush(services)
         await proxy.open()
-        assert await flush(services) == 2
+        await flush(services)
+        await proxy.refuse()
+        with pytest.raises(DatabaseFault):
+            await add_views(services, factory)
+        await proxy.open()
+        await add_views(services, factory)
         assert await views_of(factory, project) == [3]
         await services.close()
 
@@ -171,28 +197,17 @@ async def test_a_fault_of_redis_after_the_commit_doubles_nothing(settings: Setti
         services.database.transaction = cut_meanwhile  # type: ignore[method-assign,assignment]  # to be there at that moment
         await proxy.refuse()
         await proxy.open()
-        with suppress(RedisAway):
-            await flush(services)
+        await flush(services)
         await services.close()
     other = Services.from_settings(changed(settings, redis_url=own_valkey.url))
-    await flush(other)
+    await carry(other, factory)
     await other.close()
     assert await views_of(factory, project) == [2]
     assert await redis.keys("*") == []
 
 
-async def test_the_records_of_batches_do_not_pile_up(services: Services, redis: "Redis", factory: Factory) -> None:
-    project = await factory.project(await factory.tenant())
-    for _ in range(10):
-        await count(redis, project.tenant_id, project.id, 1)
-        await flush(services)
-    (row,) = await factory.run("SELECT count(*) FROM view_count_batches WHERE tenant_id = :id", id=project.tenant_id)
-    assert row[0] <= 10
-    assert await views_of(factory, project) == [10]
-
-
 async def test_a_worker_that_was_held_up_adds_nothing_a_second_time(settings: Settings, own_valkey: Valkey, redis: "Redis", factory: Factory) -> None:
-    """It holds a batch that others have finished since, and one more after it: the record of the first is gone by then."""
+    """It holds a batch that others have finished since, and one more after it."""
     project = await factory.project(await factory.tenant())
     slow, quick = [Services.from_settings(changed(settings, redis_url=own_valkey.url)) for _ in range(2)]
     begin, reached, go_on = slow.database.transaction, asyncio.Event(), asyncio.Event()
@@ -215,11 +230,24 @@ async def test_a_worker_that_was_held_up_adds_nothing_a_second_time(settings: Se
     await count(redis, project.tenant_id, project.id, 3)
     held_up = asyncio.create_task(flush(slow))
     await reached.wait()
-    assert await flush(quick) == 3
+    await carry(quick, factory)
     await count(redis, project.tenant_id, project.id, 4)
-    assert await flush(quick) == 4
+    await carry(quick, factory)
     go_on.set()
     await held_up
+    await add_views(quick, factory)
     await slow.close()
     await quick.close()
     assert await views_of(factory, project) == [7]
+
+
+async def test_the_records_of_batches_do_not_pile_up_and_the_newest_stays(services: Services, redis: "Redis", factory: Factory) -> None:
+    """The newest batch may still be in Redis, and Redis away for longer than any time that records are kept for."""
+    project = await factory.project(await factory.tenant())
+    for _ in range(3):
+        await count(redis, project.tenant_id, project.id, 1)
+        await carry(services, factory)
+    await factory.run("UPDATE view_batches SET created_at = created_at - interval '400 days'")
+    ((newest,),) = await factory.run("SELECT id FROM view_batches ORDER BY created_at DESC LIMIT 1")
+    await dispatcher_of(services).dispatch(PURGE_WORLDWIDE, 0, b"{}")
+    assert await factory.run("SELECT id FROM view_batches") == [(newest,)]

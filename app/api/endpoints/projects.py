@@ -1,10 +1,11 @@
 """Projects."""
 
+from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
-from sqlalchemy import bindparam, exists, func, select
+from sqlalchemy import bindparam, exists, func, or_, select
 
 from app.api.deps import AsAdmin, AsMember, Context, ReadAsViewer
 from app.api.documented import documented
@@ -13,7 +14,7 @@ from app.api.query import parameters_of, query_of
 from app.api.retry import RetryingRoute
 from app.core.exceptions import Forbidden, NotFound, OwnerNotFound
 from app.database import Query
-from app.models import Project, User
+from app.models import RECOVERABLE_DAYS, Project, User
 from app.schemas.common import Page
 from app.schemas.project import ProjectCreate, ProjectList, ProjectRead, ProjectUpdate
 from app.utils.json import to_json
@@ -97,8 +98,10 @@ async def delete_project(project_id: UUID, ctx: AsMember) -> None:
 
 @router.post("/{project_id}/restore", responses=documented(NotFound))
 async def restore_project(project_id: UUID, ctx: AsAdmin) -> ProjectRead:
-    """Restore a deleted project, with its resources. Admins only. One that is not deleted stays as it is."""
-    project = await ctx.get_or_404(select(Project).where(Project.tenant_id == ctx.tenant.id, Project.id == project_id).with_for_update())
+    """Restore a project that was deleted within the last 30 days, with its resources. Admins only. One that is not deleted stays as it is."""
+    # What may be purged at this moment is not restored in halves.
+    restorable = or_(Project.is_deleted.is_(False), Project.deleted_at > func.now() - timedelta(days=RECOVERABLE_DAYS))
+    project = await ctx.get_or_404(select(Project).where(Project.tenant_id == ctx.tenant.id, Project.id == project_id, restorable).with_for_update())
     if project.is_deleted:
         project.is_deleted, project.deleted_at = False, None
         await _touch(ctx, project)

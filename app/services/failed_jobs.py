@@ -1,0 +1,87 @@
+"""The queue as an operator sees it: which jobs there are, and sending those again that failed for good."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
+from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy.exc import IntegrityError
+
+from app.core.queue import QUEUE_SETTINGS
+from app.models import Tenant
+
+# What is stored of an error is the name of its class; see app/jobs/runner.py.
+JOBS = text("""
+SELECT id, entrypoint, payload, status::text AS state, attempts, created, execute_after,
+       (SELECT traceback->>'exception_message' FROM jobs.pgqueuer_log WHERE job_id = job.id AND traceback IS NOT NULL ORDER BY created DESC, id DESC LIMIT 1)
+       AS last_error
+FROM jobs.pgqueuer job WHERE status = 'failed' OR NOT :failed_only ORDER BY id
+""")
+FAILED = text("SELECT id FROM jobs.pgqueuer WHERE status = 'failed' ORDER BY id")
+REQUEUE = QueryQueueBuilder(QUEUE_SETTINGS).build_requeue_jobs_query().replace("$1", "%(ids)s")
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job in the queue. `tenant` is a slug, or empty; `next_try` is None where none will come by itself."""
+
+    id: int
+    kind: str
+    tenant: str
+    state: str
+    attempts: int
+    since: datetime
+    next_try: datetime | None
+    last_error: str
+
+
+def read_jobs(connection: Connection, *, failed_only: bool) -> list[QueuedJob]:
+    """Return the jobs in the queue, oldest first."""
+    rows = connection.execute(JOBS, {"failed_only": failed_only}).all()
+    tenants = {row.id: _tenant_of(row.payload) for row in rows}
+    known = select(Tenant.id, Tenant.slug).where(Tenant.id.in_({tenant_id for tenant_id in tenants.values() if tenant_id}))
+    slugs: dict[UUID | None, str] = {tenant.id: tenant.slug for tenant in connection.execute(known)}
+    return [
+        QueuedJob(
+            id=row.id,
+            kind=row.entrypoint,
+            tenant=slugs.get(tenants[row.id], ""),
+            state=row.state,
+            # A try that failed for good is not counted by PgQueuer.
+            attempts=row.attempts + (row.state == "failed"),
+            since=row.created,
+            next_try=row.execute_after if row.state == "queued" else None,
+            last_error=row.last_error or "",
+        )
+        for row in rows
+    ]
+
+
+def _tenant_of(payload: bytes | None) -> UUID | None:
+    """Return the tenant that a payload names, where it is well-formed and names one."""
+    try:
+        return UUID(json.loads(bytes(payload or b""))["tenant_id"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def send_again(engine: Engine, ids: Sequence[int] | None) -> tuple[list[int], list[int]]:
+    """Put failed jobs back into the queue, all of them where none are named.
+
+    Returns which were, and which were not because the same job waits already.
+    """
+    with engine.connect() as connection:
+        failed = list(connection.scalars(FAILED))
+    sent, waiting = [], []
+    for job_id in failed:
+        if ids is None or job_id in ids:
+            try:
+                with engine.begin() as connection:
+                    connection.exec_driver_sql(REQUEUE, {"ids": [job_id]})
+                sent.append(job_id)
+            except IntegrityError:
+                waiting.append(job_id)
+    return sent, waiting
