@@ -77,6 +77,10 @@ def walk(base_url: str) -> None:
     us = Client(base_url, token=login["access_token"], tenant_slug=ours)
     say(f"Logged in to {ours}; the token is good for {login['expires_in'] // 60} minutes.")
 
+    renewed = visitor.call("POST", "/auth/refresh", {"refresh_token": login["refresh_token"]}, expect=200).body
+    us = Client(base_url, token=renewed["access_token"], tenant_slug=ours)
+    say(f"Refreshed the session: a new pair of tokens, and {renewed['refresh_expires_in'] // 86_400} days more. Each refresh token is good once.")
+
     project = us.call("POST", "/projects", {"name": "Website", "description": "The new one"}, expect=201).body
     say(f"Created the project {project['name']!r}, which is {project['status']}.")
 

@@ -99,6 +99,19 @@ class Factory:
         token = self._tokens.issue(user_id=user.id, tenant_id=tenant.id, session_id=session.id, role=user.role)
         return Person(tenant, user, session.id, token, refresh_token)
 
+    async def repeatable_refresh_token(self, tenant: Tenant, user: User) -> str:
+        """Return a refresh token that was used already, in a session whose time of grace lasts for a day: each time it gets the same successor."""
+        person = await self.sign_in(tenant, user)
+        successor = self.derived_tokens.make(TokenKind.REFRESH, TokenName(tenant.id, person.session_id, 1))
+        await self.run(
+            "UPDATE sessions SET refresh_count = 1, previous_token_hash = refresh_token_hash, refresh_token_hash = :successor,"
+            " refreshed_at = now() + interval '1 day' WHERE tenant_id = :tenant AND id = :id",
+            successor=token_hash(successor),
+            tenant=tenant.id,
+            id=person.session_id,
+        )
+        return person.refresh_token
+
     async def project(self, tenant: Tenant, **values: Any) -> Project:
         """Make a project."""
         return await self._add(Project(tenant_id=tenant.id, id=new_id(), **{"name": f"Project {uuid4().hex[:8]}", **values}))

@@ -31,6 +31,7 @@ def upgrade() -> None:
     op.add_column("users", column("pending_email", sa.Text(), nullable=True))
     op.add_column("sessions", column("refresh_count", sa.Integer(), "0"))
     op.add_column("sessions", column("refreshed_at", TIME, nullable=True))
+    op.add_column("sessions", column("previous_token_hash", sa.LargeBinary(), nullable=True))
     index("sessions", "expires_at")
     create_one_time_tokens()
     create_invitations()
@@ -53,6 +54,7 @@ def downgrade() -> None:
     for table in TENANT_TABLES:
         op.drop_table(table)
     op.drop_index("ix_sessions_tenant_id_expires_at", "sessions")
+    op.drop_column("sessions", "previous_token_hash")
     op.drop_column("sessions", "refreshed_at")
     op.drop_column("sessions", "refresh_count")
     op.drop_column("users", "pending_email")

@@ -20,7 +20,7 @@ SECURITY_SCHEMES = {
     "bearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "The access token of POST /api/v1/auth/login"},
     "tenantSlug": {"type": "apiKey", "in": "header", "name": "X-Tenant-Slug", "description": "The tenant's slug, such as acme"},
 }
-PUBLIC = frozenset({"/health", "/health/live", "/health/ready", "/api/v1/auth/register", "/api/v1/auth/login"})
+PUBLIC = frozenset({"/health", "/health/live", "/health/ready", "/api/v1/auth/register", "/api/v1/auth/login", "/api/v1/auth/refresh"})
 
 
 def describe(app: FastAPI) -> None:

@@ -17,6 +17,7 @@ from uuid import UUID
 from app.config import Settings
 
 NUMBER_BYTES, SEAL_BYTES = 4, 32
+LAST_NUMBER = 256**NUMBER_BYTES - 1
 TOKEN_BYTES = 16 + 16 + NUMBER_BYTES + SEAL_BYTES
 
 

@@ -1,9 +1,9 @@
-"""Every refusal of the API: a class with a status, a stable code, and a docstring that is its text.
+"""Every refusal of the API, save those of accounts (app/core/account_exceptions.py): a class with a status, a stable code, and a docstring that is its text.
 
 Refusal
 ├── BadRequest 400        TenantRequired
 ├── Unauthenticated 401   NotAuthenticated TokenInvalid TokenExpired TokenRevoked InvalidCredentials
-├── Forbidden 403         TenantInactive TenantMismatch AccountInactive RegistrationClosed InvitationInvalid
+├── Forbidden 403         TenantInactive TenantMismatch AccountInactive RegistrationClosed
 ├── NotFound 404          TenantNotFound ProjectNotFound
 ├── MethodNotAllowed 405 · RequestTimeout 408
 ├── Conflict 409          EmailTaken SlugTaken SubdomainTaken LastAdmin
@@ -70,7 +70,7 @@ class NotAuthenticated(Unauthenticated):
 
 
 class TokenInvalid(Unauthenticated):
-    """The access token is not one of ours, or was altered."""
+    """The token is not one of ours, or was altered."""
 
     code = "token_invalid"
 
@@ -81,13 +81,13 @@ class TokenInvalid(Unauthenticated):
 
 
 class TokenExpired(TokenInvalid):
-    """The access token has expired. Sign in again."""
+    """The token has expired. Sign in again."""
 
     code = "token_expired"
 
 
 class TokenRevoked(TokenInvalid):
-    """The access token's session or user has ended. Sign in again."""
+    """The token's session or user has ended. Sign in again."""
 
     code = "token_revoked"
 
@@ -127,12 +127,6 @@ class RegistrationClosed(Forbidden):
     """This tenant takes new people by invitation only."""
 
     code = "registration_closed"
-
-
-class InvitationInvalid(Forbidden):
-    """This invitation is not good: it is not for this address or tenant, was used or withdrawn, or has expired. Ask for a new one."""
-
-    code = "invitation_invalid"
 
 
 class NotFound(Refusal):

@@ -33,7 +33,7 @@ class BodyLimitMiddleware:
         if length is not None and not length.isdecimal():
             raise BadRequest("Content-Length must be a number.")
         if length is not None and (len(length) > LONGEST_LENGTH or int(length) > self._max_bytes):
-            if header(scope, b"expect") is None:
+            if "close" in (header(scope, b"connection") or "").lower() and header(scope, b"expect") is None:
                 await _swallow(receive)
             raise ContentTooLarge(f"The body may have {self._max_bytes} bytes at most.")
         media_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
@@ -69,7 +69,11 @@ class BodyLimitMiddleware:
 
 
 async def _swallow(receive: Receive) -> None:
-    """Read what a client is sending already and throw it away, within bounds: many read no answer before they have sent all, and take a reset for none."""
+    """Read what is being sent already, and throw it away, within bounds.
+
+    A client that wants the connection closed would see it reset, since there is something unread, and many read no answer before they have sent all.
+    From a connection that goes on, the server reads the rest by itself.
+    """
     swallowed = 0
     with suppress(TimeoutError):
         while swallowed < SWALLOWED_BYTES:

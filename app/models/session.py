@@ -10,7 +10,11 @@ from app.models.base import TenantModel, same_tenant_key, tenant_key
 
 
 class Session(TenantModel):
-    """One sign-in on one device. Of the current refresh token only the SHA-256 is kept; `refresh_count` says which one in its line it is."""
+    """One sign-in on one device. Of the current refresh token, and of the one before it, only the SHA-256 is kept.
+
+    `refresh_count` says which one in its line the current one is. `last_used_at` is the time of the last refresh, or of the sign-in where there was none:
+    calls with an access token write nothing.
+    """
 
     __tablename__ = "sessions"
     __table_args__ = (
@@ -24,6 +28,7 @@ class Session(TenantModel):
 
     user_id: Mapped[UUID]
     refresh_token_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    previous_token_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     refresh_count: Mapped[int] = mapped_column(server_default="0")
     refreshed_at: Mapped[datetime | None]
     ip_address: Mapped[str | None]

@@ -7,8 +7,8 @@ from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.core.account_exceptions import InvitationInvalid
 from app.core.derived_tokens import DerivedTokens, TokenKind, TokenName, name_of, token_hash
-from app.core.exceptions import InvitationInvalid
 from app.models import Invitation, Role, new_id
 
 LIFETIME = timedelta(days=7)

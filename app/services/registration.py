@@ -7,7 +7,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.core.exceptions import EmailTaken, InvitationInvalid, RegistrationClosed, SlugTaken, TenantInactive, Unprocessable
+from app.core.account_exceptions import InvitationInvalid
+from app.core.exceptions import EmailTaken, RegistrationClosed, SlugTaken, TenantInactive, Unprocessable
 from app.core.passwords import refuse_weak
 from app.core.tenancy import TenantInfo, TenantName, is_valid_name
 from app.database_faults import violated_constraint

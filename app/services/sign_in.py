@@ -11,8 +11,7 @@ from app.models import Session, User, new_id
 from app.schemas.auth import Credentials, SignedIn
 from app.schemas.user import UserRead
 from app.services.container import Services
-
-LONGEST_USER_AGENT = 400
+from app.services.sessions import LONGEST_USER_AGENT, signed_in
 
 
 async def sign_in(services: Services, asked: Credentials, *, ip_address: str | None, user_agent: str | None) -> SignedIn:
@@ -64,10 +63,4 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
             )
         )
         answer = UserRead.model_validate(current)
-    return SignedIn(
-        access_token=services.tokens.issue(user_id=user.id, tenant_id=user.tenant_id, session_id=session_id, role=current.role),
-        expires_in=services.tokens.lifetime,
-        refresh_token=refresh_token,
-        refresh_expires_in=int(lifetime.total_seconds()),
-        user=answer,
-    )
+    return signed_in(services, user.tenant_id, session_id, refresh_token, answer)

@@ -15,6 +15,7 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 LABELS = [floatToGoString(bound) for bound in BOUNDS]  # type: ignore[no-untyped-call]  # untyped in prometheus_client
 
 RATE_LIMITED = Counter("rate_limited_total", "Requests refused by the rate limiter", ["bucket"])
+SESSION_REFRESHES = Counter("session_refreshes_total", "Refreshes of sessions", ["outcome"])
 REDIS_AWAY = Gauge("redis_away", "1 while the circuit breaker for Redis is open")
 VIEWS_FLUSHED = Counter("project_views_flushed_total", "Project views written to PostgreSQL")
 

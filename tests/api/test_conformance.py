@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 from app.main import create_app
 from app.models import Role
 from tests.api.live_server import LiveServer
-from tests.api.world import World, make_world
+from tests.api.world import ENDS_SESSIONS, World, make_world
 from tests.factories import Factory
 
 EXAMPLES = 50
@@ -43,9 +43,18 @@ def operations_of(app: FastAPI) -> list[Any]:
     return [result.ok() for result in schemathesis.openapi.from_dict(app.openapi()).get_all_operations()]  # type: ignore[union-attr]  # fails where one is invalid
 
 
+Worlds = dict[Role | None, World]
+
+
 @pytest.fixture(scope="module")
-async def worlds(factory: Factory) -> dict[Role | None, World]:
+async def worlds(factory: Factory) -> Worlds:
     """A tenant for each kind of caller, which it may turn upside down."""
+    return {caller: await make_world(factory) for caller in set(CALLERS)}
+
+
+@pytest.fixture(scope="module")
+async def worlds_to_leave(factory: Factory) -> Worlds:
+    """The same, for calls that end the caller's session."""
     return {caller: await make_world(factory) for caller in set(CALLERS)}
 
 
@@ -58,7 +67,7 @@ def connection() -> Iterator[requests.Session]:
 
 def headers_of(world: World, caller: Role | None, operation: Any) -> dict[str, str]:
     """Return the headers of a caller's requests."""
-    if operation.path in ("/api/v1/auth/register", "/api/v1/auth/login"):
+    if operation.path in ("/api/v1/auth/register", "/api/v1/auth/login", "/api/v1/auth/refresh"):
         return {}
     if caller is None:
         return {"X-Tenant-Slug": world.tenant.slug}
@@ -75,12 +84,14 @@ def cases_of(operation: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("operation", operations_of(create_app()), ids=lambda operation: str(operation.label))
-def test_the_document_keeps_its_word(live_server: LiveServer, worlds: dict[Role | None, World], connection: requests.Session, operation: Any) -> None:
+def test_the_document_keeps_its_word(live_server: LiveServer, worlds: Worlds, worlds_to_leave: Worlds, connection: requests.Session, operation: Any) -> None:
+    leaves = operation.path.startswith("/api/v1/auth/sessions/") or (operation.method.upper(), operation.path) in ENDS_SESSIONS
+
     @seed(7)
     @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(case=cases_of(operation), caller=st.sampled_from(CALLERS), existing=st.sampled_from((True, True, False)))
     def conform(case: Any, caller: Role | None, existing: bool) -> None:
-        world = worlds[caller]
+        world = (worlds_to_leave if leaves else worlds)[caller]
         # What is made up is hardly ever the identifier of something that is there.
         if existing and case.path_parameters:
             known = {
@@ -88,6 +99,7 @@ def test_the_document_keeps_its_word(live_server: LiveServer, worlds: dict[Role 
                 "resource_id": world.resource.id,
                 "user_id": world.member.user.id,
                 "invitation_id": world.invitation.id,
+                "session_id": world.member.session_id,
             }
             case.path_parameters = {name: str(known[name]) for name in case.path_parameters}
         response = case.call(base_url=live_server.url, headers=headers_of(world, caller, operation), session=connection)

@@ -71,4 +71,4 @@ async def test_everything_else_does(client: AsyncClient, method: str, path: str,
 def test_lists_and_single_rows_are_read_directly() -> None:
     direct = {route.path for route in routes() if isinstance(route, APIRoute) and direct_app(route) is not None}
     single = {"/api/v1/projects/{project_id}", "/api/v1/resources/{resource_id}", "/api/v1/users/{user_id}"}
-    assert direct == single | {path.rpartition("/")[0] for path in single} | {"/api/v1/users/invitations"}
+    assert direct == single | {path.rpartition("/")[0] for path in single} | {"/api/v1/users/invitations", "/api/v1/auth/sessions"}

@@ -17,6 +17,9 @@ HTTP_METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "pa
 
 Operation = tuple[str, str]
 
+# Whoever calls these has to sign in anew.
+ENDS_SESSIONS: frozenset[Operation] = frozenset({("POST", "/api/v1/auth/logout"), ("POST", "/api/v1/auth/logout-all")})
+
 
 @dataclass(frozen=True)
 class World:
@@ -29,16 +32,20 @@ class World:
     project: Project
     resource: Resource
     invitation: Invitation
+    # The admin's; it can be used again and again.
+    refresh_token: str
 
     def path(self, template: str) -> str:
         """Return an operation's path with the identifiers of this world's objects. The user is the viewer."""
-        return template.format(project_id=self.project.id, resource_id=self.resource.id, user_id=self.viewer.user.id, invitation_id=self.invitation.id)
+        identifiers = {"project_id": self.project.id, "resource_id": self.resource.id, "user_id": self.viewer.user.id, "invitation_id": self.invitation.id}
+        return template.format(**identifiers, session_id=self.viewer.session_id)
 
     def body(self, operation: Operation) -> dict[str, Any] | None:
         """Return a body that the operation accepts, with every field that it knows; None where it takes none."""
         name = f"name {uuid4().hex[:8]}"
         email = f"{uuid4().hex[:12]}@example.com"
         bodies: dict[Operation, dict[str, Any]] = {
+            ("POST", "/api/v1/auth/refresh"): {"refresh_token": self.refresh_token},
             ("POST", "/api/v1/auth/register"): newcomer(invitation_token=None),
             ("POST", "/api/v1/auth/login"): {"email": self.admin.user.email, "password": PASSWORD, "tenant_slug": self.tenant.slug},
             ("POST", "/api/v1/users"): {"email": email, "full_name": name, "role": "viewer", "password": PASSWORD},
@@ -56,6 +63,7 @@ class World:
 WITH_BODY: tuple[Operation, ...] = (
     ("POST", "/api/v1/auth/register"),
     ("POST", "/api/v1/auth/login"),
+    ("POST", "/api/v1/auth/refresh"),
     ("POST", "/api/v1/users"),
     ("POST", "/api/v1/users/invitations"),
     ("PATCH", "/api/v1/users/{user_id}"),
@@ -87,7 +95,8 @@ async def make_world(factory: Factory) -> World:
     project = await factory.project(tenant, owner_id=member.user.id)
     resource = await factory.resource(project, created_by=member.user.id)
     invitation, _ = await factory.invitation(tenant, invited_by=admin.user.id)
-    return World(tenant, admin, member, viewer, project, resource, invitation)
+    refresh_token = await factory.repeatable_refresh_token(tenant, admin.user)
+    return World(tenant, admin, member, viewer, project, resource, invitation, refresh_token)
 
 
 @asynccontextmanager

@@ -24,6 +24,8 @@ from deploy.local.valkey import ValkeyServer
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
+# Servers close a connection that was idle for five seconds; who gives it up well before never sends into one that is just being closed.
+FRESH = httpx.Limits(keepalive_expiry=1.0)
 
 # A timeout that a busy machine may exceed by itself would make a healthy server count as away, so only tests about hanging use a short one.
 HASTY = 0.08

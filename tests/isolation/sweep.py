@@ -15,6 +15,7 @@ import asyncpg
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 
+from app.core.derived_tokens import TokenKind, TokenName
 from app.core.permissions import includes
 from app.models import RegistrationPolicy, Role, TenantModel, TokenPurpose
 from tests.factories import PASSWORD, Factory, Person
@@ -35,7 +36,7 @@ _numbers = count()
 class Case:
     """One way to ask an operation. `places` says what kind of object each reference is to: `path.project_id` -> `project`.
 
-    References in path and body are always sent, those in the query only where they are attacked.
+    References in path and body are always sent, those in the query only where they are attacked. What `ends_sessions` is asked by a new person each time.
     """
 
     operation: str
@@ -44,6 +45,7 @@ class Case:
     query: Mapping[str, str] = field(default_factory=dict)
     least: Role = Role.VIEWER
     guarded: bool = True
+    ends_sessions: bool = False
 
 
 def fresh(text: str) -> str:
@@ -75,6 +77,11 @@ CASES = (
         guarded=False,
     ),
     Case("POST /api/v1/auth/login", {"body.tenant_slug": "slug", "body.email": "email"}, lambda: {"password": PASSWORD}, guarded=False),
+    Case("POST /api/v1/auth/refresh", {"body.refresh_token": "refresh token"}, dict, guarded=False),
+    Case("POST /api/v1/auth/logout", ends_sessions=True),
+    Case("POST /api/v1/auth/logout-all", ends_sessions=True),
+    Case("GET /api/v1/auth/sessions"),
+    Case("DELETE /api/v1/auth/sessions/{session_id}", {"path.session_id": "session"}),
     Case("GET /api/v1/auth/me"),
     Case("GET /api/v1/users", {"query.cursor": "cursor of /api/v1/users", "query.q": "word"}, query=LISTED),
     Case("POST /api/v1/users", body=lambda: {"email": fresh_email(), "full_name": "New Person", "password": PASSWORD}, least=Role.ADMIN),
@@ -248,6 +255,8 @@ class World:
             "invitation": str(invitation.id),
             "invitation token": token,
             "invited": invitation.email,
+            "session": str((await self.factory.sign_in(tenant, person.user)).session_id),
+            "refresh token": await self.factory.repeatable_refresh_token(tenant, person.user),
         }
 
     async def _cursor(self, path: str) -> str:
@@ -257,10 +266,12 @@ class World:
 
     def absent(self) -> Values:
         """Return names of objects that nobody has."""
-        words = {"slug": f"t-{uuid4().hex[:20]}", "word": uuid4().hex, "email": fresh_email(), "invited": fresh_email(), "invitation token": "A" * 91}
-        identifiers = {name: str(uuid4()) for name in ("user", "project", "deleted project", "resource", "invitation")}
+        refresh_token = self.factory.derived_tokens.make(TokenKind.REFRESH, TokenName(uuid4(), uuid4()))
+        words = {"slug": f"t-{uuid4().hex[:20]}", "word": uuid4().hex, "email": fresh_email(), "invited": fresh_email()}
+        tokens = {"invitation token": "A" * 91, "refresh token": refresh_token}
+        identifiers = {name: str(uuid4()) for name in ("user", "project", "deleted project", "resource", "invitation", "session")}
         cursors = {name: "A" + value[1:] if value[0] != "A" else "B" + value[1:] for name, value in self.foreign.items() if name.startswith("cursor")}
-        return {**words, **identifiers, **cursors}
+        return {**words, **tokens, **identifiers, **cursors}
 
     async def _secrets(self) -> dict[str, str]:
         """Return every text that must not reach the attacker, with where it is from: the markers and the victim's identifiers and hashes."""
@@ -342,13 +353,14 @@ class Sweep:
             sent = await self._send(case, role, name, places, {**token, **headers})
             if case.guarded and '"code":"tenant_mismatch"' not in sent.answer.text:
                 self._find("wrong", sent.asked, f"not refused as tenant_mismatch: {sent.answer.status_code} {sent.answer.text[:200]}")
-        own = await self._send(case, role, "own slug, foreign id and host", {}, {**self.world.attackers[role].headers, **identifier, **host})
+        person = await self._asking(case, role)
+        own = await self._send(case, role, "own slug, foreign id and host", {}, {**person.headers, **identifier, **host})
         if includes(role, case.least) and own.answer.status_code >= 300:
             self._find("wrong", own.asked, f"{own.answer.status_code} {own.answer.text}")
 
     async def _send(self, case: Case, role: Role, attack: str, places: Mapping[str, Values], headers: Mapping[str, str] | None = None) -> Sent:
         """Send the case's request with other values at `places`, and look at the answer and at the victim's rows."""
-        person = self.world.attackers[role]
+        person = await self._asking(case, role)
         used_up = case.operation.startswith("DELETE") or "body.invitation_token" in case.places
         own = await self.world.party(person, "attacker") if used_up and not places else self.world.own
         parts: dict[str, dict[str, Any]] = {"path": {}, "query": dict(case.query), "body": case.body() if case.body else {}}
@@ -364,6 +376,11 @@ class Sweep:
         sent = Sent(Asked(case.operation, attack, role), answer, frozenset(values[case.places[place]] for place, values in places.items()))
         await self._look(sent)
         return sent
+
+    async def _asking(self, case: Case, role: Role) -> Person:
+        """Return the attacker of a role."""
+        attacker = self.world.attackers[role]
+        return await self.world.factory.person(attacker.tenant, role) if case.ends_sessions else attacker
 
     async def _look(self, sent: Sent) -> None:
         found = leaked(sent.answer, self.world.secrets | self._secrets_of_tenant, sent.values)

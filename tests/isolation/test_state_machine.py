@@ -3,24 +3,18 @@
 Hypothesis chooses the steps. The model of a tenant is a few dictionaries; what another tenant does must never show in it.
 """
 
-import asyncio
-from collections.abc import Awaitable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 from uuid import uuid4
 
-from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient, Response
-from hypothesis import HealthCheck, Phase, settings
+from httpx import Response
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import Bundle, initialize, multiple, rule
 
 from app.models import Role
-from tests.factories import Factory, Person
-from tests.isolation.conftest import application_of_its_own
+from tests.factories import Person
+from tests.state_machines import ApiMachine, check
 
-Result = TypeVar("Result")
 Thing = dict[str, Any]
 
 TENANTS = 3
@@ -52,24 +46,16 @@ class Model:
         return identifier in self.visible(collection)
 
 
-class ThreeTenants(RuleBasedStateMachine):
+class ThreeTenants(ApiMachine):
     """The rules: what people may do, and what the model makes of it. A step's `who` may be of another tenant than the thing it is done to."""
-
-    loop: ClassVar[asyncio.AbstractEventLoop]
-    app: ClassVar[FastAPI]
-    factory: ClassVar[Factory]
 
     users, projects, resources = Bundle("users"), Bundle("projects"), Bundle("resources")
 
     def __init__(self) -> None:
         super().__init__()
-        self.client = AsyncClient(transport=ASGITransport(self.app), base_url="http://testserver")
         self.models = [Model() for _ in range(TENANTS)]
         self.people: dict[tuple[int, Role], Person] = {}
         self.requests = 0
-
-    def run(self, work: Awaitable[Result]) -> Result:
-        return self.loop.run_until_complete(work)
 
     def ask(self, who: tuple[int, Role], method: str, path: str, *, as_tenant: int | None = None, **request: Any) -> Response:
         """Ask as somebody, and make sure that the answer holds no other tenant's marker."""
@@ -288,26 +274,4 @@ def assert_holds(answer: Thing, expected: Thing) -> None:
 
 
 def test_each_tenant_sees_its_own_model_whatever_the_others_do() -> None:
-    # A loop of its own, because Hypothesis is synchronous.
-    loop = asyncio.new_event_loop()
-    running: AbstractAsyncContextManager[tuple[FastAPI, Factory]] = application_of_its_own("state_machine")
-    ThreeTenants.loop = loop
-    ThreeTenants.app, ThreeTenants.factory = loop.run_until_complete(running.__aenter__())
-    try:
-        run_state_machine_as_test(
-            ThreeTenants,
-            settings=settings(
-                max_examples=15,
-                stateful_step_count=25,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                # The first failure will do as it is: shrinking one takes minutes of requests.
-                phases=[Phase.generate],
-                report_multiple_bugs=False,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    finally:
-        loop.run_until_complete(running.__aexit__(None, None, None))
-        loop.close()
+    check(ThreeTenants, "state_machine", examples=15, steps=25)

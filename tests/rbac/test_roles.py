@@ -13,7 +13,7 @@ from httpx import AsyncClient, Response
 
 from app.models import Role
 from tests.api.answers import problem_in
-from tests.api.world import HTTP_METHODS, Operation, World, make_world
+from tests.api.world import ENDS_SESSIONS, HTTP_METHODS, Operation, World, make_world
 from tests.factories import Factory, Person
 
 
@@ -47,6 +47,12 @@ TABLE: dict[Operation, Row] = {
     ("GET", "/health/ready"): Row(200, 200, 200, public=True),
     ("POST", "/api/v1/auth/register"): Row(201, 201, 201, public=True),
     ("POST", "/api/v1/auth/login"): Row(200, 200, 200, public=True),
+    ("POST", "/api/v1/auth/refresh"): Row(200, 200, 200, public=True),
+    ("POST", "/api/v1/auth/logout"): Row(204, 204, 204),
+    ("POST", "/api/v1/auth/logout-all"): Row(204, 204, 204),
+    ("GET", "/api/v1/auth/sessions"): Row(200, 200, 200),
+    # Of somebody else's session; one's own is in OWNED.
+    ("DELETE", "/api/v1/auth/sessions/{session_id}"): Row(404, 404, 404, 404, 404, 404),
     ("GET", "/api/v1/auth/me"): Row(200, 200, 200),
     ("GET", "/api/v1/users"): Row(200, 200, 200),
     ("POST", "/api/v1/users"): Row(201, 403, 403),
@@ -75,6 +81,7 @@ TABLE: dict[Operation, Row] = {
 
 # What somebody may do with what is their very own: by operation, the statuses of a member and a viewer.
 OWNED: dict[Operation, tuple[int, int]] = {
+    ("DELETE", "/api/v1/auth/sessions/{session_id}"): (204, 204),
     ("GET", "/api/v1/users/{user_id}"): (200, 200),
     ("PATCH", "/api/v1/users/{user_id}"): (200, 200),
     ("DELETE", "/api/v1/users/{user_id}"): (403, 403),
@@ -127,6 +134,10 @@ async def target_path(factory: Factory, world: World, operation: Operation, owne
         values["resource_id"] = (await factory.resource(world.project)).id
     if "{invitation_id}" in template:
         values["invitation_id"] = (await factory.invitation(world.tenant))[0].id
+    if "{session_id}" in template:
+        people = {person.user.id: person.user for person in (world.admin, world.member, world.viewer)}
+        user = people[owner_id] if owner_id else await factory.user(world.tenant)
+        values["session_id"] = (await factory.sign_in(world.tenant, user)).session_id
     return template.format(**values)
 
 
@@ -160,7 +171,7 @@ def test_every_operation_has_a_row(app: FastAPI) -> None:
 @each_role
 @each(list(TABLE))
 async def test_on_the_own_tenant(client: AsyncClient, factory: Factory, own: World, operation: Operation, role: Role) -> None:
-    person = person_of(own, role)
+    person = await factory.person(own.tenant, role) if operation in ENDS_SESSIONS else person_of(own, role)
     path = await target_path(factory, own, operation)
     headers = {} if operation[1].startswith("/api/v1/auth/") and TABLE[operation].public else person.headers
     expect(await call(client, operation, path, headers, body_for(own, operation)), TABLE[operation].own(role))
@@ -180,7 +191,7 @@ async def test_on_an_object_of_another_tenant(client: AsyncClient, factory: Fact
 @each(list(OWNED))
 async def test_on_what_is_the_caller_s_own(client: AsyncClient, factory: Factory, own: World, operation: Operation, role: Role) -> None:
     person = person_of(own, role)
-    owned = operation[1].format(user_id=person.user.id, project_id="{project_id}")
+    owned = operation[1].format(user_id=person.user.id, project_id="{project_id}", session_id="{session_id}")
     path = await target_path(factory, own, (operation[0], owned), owner_id=person.user.id) if "{" in owned else owned
     expect(await call(client, operation, path, person.headers, body_for(own, operation)), OWNED[operation][role == Role.VIEWER])
 
@@ -213,7 +224,8 @@ async def test_by_somebody_of_another_tenant(client: AsyncClient, worlds: Worlds
 async def test_in_a_suspended_tenant(client: AsyncClient, factory: Factory, operation: Operation) -> None:
     person = await factory.person(await factory.tenant(is_active=False))
     identifier = "01987654-3210-7000-8000-000000000000"
-    path = operation[1].format(user_id=identifier, project_id=identifier, resource_id=identifier, invitation_id=identifier)
+    names = ("user_id", "project_id", "resource_id", "invitation_id", "session_id")
+    path = operation[1].format(**dict.fromkeys(names, identifier))
     expect(await call(client, operation, path, person.headers, None), 403, "tenant_inactive")
 
 

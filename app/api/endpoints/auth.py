@@ -7,6 +7,7 @@ from app.api.documented import documented
 from app.api.retry import RetryingRoute
 from app.api.tenant_in_body import agree_on_slug
 from app.core import exceptions as refused
+from app.core.account_exceptions import InvitationInvalid
 from app.core.permissions import permissions_of
 from app.schemas.auth import Credentials, Me, Registered, Registration, SignedIn
 from app.schemas.tenant import TenantRead
@@ -24,7 +25,7 @@ router = APIRouter(prefix="/api/v1/auth", tags=["auth"], route_class=RetryingRou
         refused.EmailTaken,
         refused.SlugTaken,
         refused.RegistrationClosed,
-        refused.InvitationInvalid,
+        InvitationInvalid,
         refused.TenantInactive,
         refused.WeakPassword,
         refused.Overloaded,
