@@ -1,4 +1,4 @@
-"""Runs the benchmark: `python -m benchmarks`, some four minutes; with `--quick` half a minute and a smaller large set."""
+"""Runs the benchmark: `python -m benchmarks`, some five minutes; with `--quick` one minute and a smaller large set."""
 
 import json
 import os
@@ -20,18 +20,17 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from app.config import Settings
 from app.core.security import AccessTokens
-from benchmarks import dataset
-from benchmarks.contenders import BenchmarkFailed, Contender, Cores, running
+from benchmarks import dataset, sign_in
+from benchmarks.contenders import SECRET, BenchmarkFailed, Contender, Cores, production, running
 from benchmarks.dataset import SeededTenant
 from benchmarks.load import Load, ask_each_once, ask_for
 from benchmarks.measure import compare
-from benchmarks.report import Comparison, missed_targets, show, write
+from benchmarks.report import Comparison, add, missed_targets, show, write
 from deploy.local.errors import LocalError
 from deploy.local.lock import only_one
 from deploy.local.servers import LocalServers
 
 LOCAL = Path(__file__).parents[1] / ".local"
-SECRET = "a-secret-for-the-benchmark-alone, long enough"
 PROJECTS_ASKED = 3
 LIST, ONE = "GET /projects?page_size=20", "GET /projects/{id}"
 console = Console()
@@ -100,26 +99,14 @@ def stage(servers: LocalServers, cores: Cores | None, data: Data, wrapper: tuple
     dataset.prepare(owner_url, service_url)
     settings = Settings(_env_file=None, secret_key=SecretStr(SECRET))
     seeded = dataset.seed(owner_url, AccessTokens(settings), tenants=data.tenants, projects=data.projects)
-    production = {
-        "ENVIRONMENT": "production",
-        "ALLOWED_HOSTS": "127.0.0.1",
-        "BASE_DOMAIN": "example.com",
-        "SECRET_KEY": SECRET,
-        "PUBLIC_URL": "https://example.com",
-        "SMTP_URL": "smtp://127.0.0.1:1",
-        "MAIL_FROM": "Benchmark <no-reply@bench.example.com>",
-        "DATABASE_URL": service_url,
-        "REDIS_URL": servers.redis_url,
-        "LOG_FORMAT": "json",
-    }
     with ExitStack() as both:
         bare = both.enter_context(running("bare", ["-m", "benchmarks.bare"], servers.directory, cores, {"BARE_DATABASE_URL": owner_url}))
-        service = both.enter_context(running("service", [*wrapper, "-m", "app.server"], servers.directory, cores, production))
+        service = both.enter_context(running("service", [*wrapper, "-m", "app.server"], servers.directory, cores, production(service_url, servers.redis_url)))
         yield Stage(seeded, service, bare)
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Half a minute; the large set is smaller")] = False,
+    quick: Annotated[bool, typer.Option(help="About a minute; the large set is smaller")] = False,
     check: Annotated[bool, typer.Option(help="Fail where a target is missed")] = False,
     profile: Annotated[bool, typer.Option(help="Show where the service's time goes, and measure nothing")] = False,
 ) -> None:
@@ -137,6 +124,7 @@ def main(
                 show_profile(servers, cores, executor)
                 return
             missed = run(servers, cores, executor, QUICK if quick else FULL, LOCAL / "bench.json")
+            missed += run_sign_in(servers, cores, sign_in.QUICK if quick else sign_in.FULL, LOCAL / "bench.json")
     except (BenchmarkFailed, LocalError) as error:
         sys.exit(str(error))
     for sentence in missed:
@@ -175,6 +163,16 @@ def run(servers: LocalServers, cores: Cores | None, executor: Executor, plan: Pl
     show(console, comparisons)
     write(output, comparisons)
     return missed_targets(comparisons, redis_lost)
+
+
+def run_sign_in(servers: LocalServers, cores: Cores | None, plan: sign_in.Plan, output: Path) -> list[str]:
+    """Measure signing in, print the table, add to the file, and return which targets were missed."""
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("signing in")
+        rows = sign_in.measure_sign_in(servers, cores, plan, lambda what: bar.update(task, description=what))
+    sign_in.show_sign_in(console, rows)
+    add(output, sign_in.as_json(rows))
+    return [row.missed for row in rows if row.missed]
 
 
 def check_answers(both: Stage) -> None:

@@ -18,6 +18,7 @@ from deploy.local.processes import Child, wait_until
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 60.0
+SECRET = "a-secret-for-the-benchmark-alone, long enough"
 
 
 class BenchmarkFailed(RuntimeError):
@@ -64,6 +65,22 @@ class Cores:
             return None
         first, *others = sorted(os.sched_getaffinity(0))
         return cls(frozenset({first}), frozenset(others)) if others else None
+
+
+def production(service_url: str, redis_url: str) -> dict[str, str]:
+    """Return the environment of a service that runs as in production, on these servers."""
+    return {
+        "ENVIRONMENT": "production",
+        "ALLOWED_HOSTS": "127.0.0.1",
+        "BASE_DOMAIN": "example.com",
+        "SECRET_KEY": SECRET,
+        "PUBLIC_URL": "https://example.com",
+        "SMTP_URL": "smtp://127.0.0.1:1",
+        "MAIL_FROM": "Benchmark <no-reply@bench.example.com>",
+        "DATABASE_URL": service_url,
+        "REDIS_URL": redis_url,
+        "LOG_FORMAT": "json",
+    }
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +51,11 @@ def write(path: Path, comparisons: Sequence[Comparison]) -> None:
     """Write the rows as JSON."""
     rows = [row for comparison in comparisons for row in (comparison.bare, comparison.service)]
     path.write_text(json.dumps([{key: _rounded(getattr(row, key)) for key in KEYS} for row in rows], indent=2) + "\n")
+
+
+def add(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add rows of another kind to those that were written."""
+    path.write_text(json.dumps([*json.loads(path.read_text()), *rows], indent=2) + "\n")
 
 
 def _rounded(value: float | str) -> float | str:

@@ -53,7 +53,7 @@ def follow(root: Path) -> None:
     refusals = root / "app" / "core" / "exceptions.py"
     insert(refusals, "class EmailTaken", block_after("### 4. The refusal") + "\n\n")
     router = root / "app" / "api" / "router.py"
-    router.write_text(router.read_text().replace("invitations, ", "invitations, labels, ", 1).replace("in (projects,", "in (labels, projects,"))
+    router.write_text(router.read_text().replace("invitations, ", "invitations, labels, ", 1).replace("= (projects,", "= (labels, projects,"))
 
 
 def test_the_guide_followed_word_for_word_runs(tmp_path: Path) -> None:

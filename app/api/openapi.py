@@ -20,7 +20,19 @@ SECURITY_SCHEMES = {
     "bearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "The access token of POST /api/v1/auth/login"},
     "tenantSlug": {"type": "apiKey", "in": "header", "name": "X-Tenant-Slug", "description": "The tenant's slug, such as acme"},
 }
-PUBLIC = frozenset({"/health", "/health/live", "/health/ready", "/api/v1/auth/register", "/api/v1/auth/login", "/api/v1/auth/refresh"})
+PUBLIC = frozenset(
+    {
+        *("/health", "/health/live", "/health/ready"),
+        "/api/v1/auth/register",
+        "/api/v1/auth/login",
+        "/api/v1/auth/refresh",
+        "/api/v1/auth/captcha",
+        "/api/v1/auth/verify-email",
+        "/api/v1/auth/verify-email/resend",
+        "/api/v1/auth/password/forgot",
+        "/api/v1/auth/password/reset",
+    }
+)
 
 
 def describe(app: FastAPI) -> None:

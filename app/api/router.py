@@ -2,7 +2,7 @@
 
 from starlette.routing import BaseRoute
 
-from app.api.endpoints import auth, invitations, pages, projects, resources, sessions, system, tenant, users
+from app.api.endpoints import auth, email_verification, invitations, pages, passwords, projects, resources, sessions, system, tenant, users
 
 
 def routes() -> list[BaseRoute]:
@@ -11,4 +11,5 @@ def routes() -> list[BaseRoute]:
     Not by `include_router`: each included router is one more layer to look through for each request, twice. The first that matches counts: what has a
     fixed path comes before what takes anything in its place.
     """
-    return [route for module in (projects, resources, invitations, users, tenant, auth, sessions, system, pages) for route in module.router.routes]
+    modules = (projects, resources, invitations, users, tenant, auth, sessions, email_verification, passwords, system, pages)
+    return [route for module in modules for route in module.router.routes]

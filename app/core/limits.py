@@ -7,6 +7,7 @@ from uuid import UUID
 
 from app.config import Settings
 from app.core.exceptions import LimiterAway, RateLimited
+from app.core.networks import network_of
 from app.core.redis import RedisAway, RedisGateway
 from app.core.stamps import STAMP_MILLISECONDS, Stamp, stamp_key
 from app.core.tenancy import TenantInfo
@@ -49,9 +50,9 @@ class RateLimiter:
         return _admission(taken, stamp)
 
     async def admit_anonymous(self, address: str) -> Admission:
-        """Take a token from the bucket of a client address. Never unlimited, whatever RATE_LIMIT_FALLBACK says. Raises as `admit`."""
+        """Take a token from the bucket of a client's network. Never unlimited, whatever RATE_LIMIT_FALLBACK says. Raises as `admit`."""
         rate, burst = self._settings.anonymous_requests_per_minute, self._settings.anonymous_burst
-        buckets = (Bucket("address", f"{{a:{address}}}:bucket", rate, burst),)
+        buckets = (Bucket("address", f"{{a:{network_of(address)}}}:bucket", rate, burst),)
         try:
             taken, _ = await self._take(buckets, [buckets[0].key])
         except RedisAway:

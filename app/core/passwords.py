@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -13,30 +15,35 @@ from app.core.exceptions import Overloaded, WeakPassword
 
 SHORTEST, LONGEST = 8, 128
 WAITING_PER_THREAD = 8
+NICENESS = 10
 COMMON = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= SHORTEST)
 
 Result = TypeVar("Result")
 
 
-def refuse_weak(password: str, *, email: str, tenant_name: str, tenant_slug: str) -> None:
-    """Raise `WeakPassword` for a common password, or one that is the address or the tenant's name. Length is the schema's business."""
+def refuse_weak(password: str, *, email: str, tenant_name: str, tenant_slug: str, field: str = "password") -> None:
+    """Raise `WeakPassword` for a common password, or one that is the address or the tenant's name. Length is the schema's business.
+
+    `field` is where in the body the password stands.
+    """
+    location = ("body", field)
     lowered = password.strip().lower()
     if lowered in COMMON:
-        raise WeakPassword("This password is among the most common ones.")
+        raise WeakPassword("This password is among the most common ones.", location=location)
     if lowered in {email.lower(), email.lower().partition("@")[0], tenant_name.lower(), tenant_slug.lower()}:
-        raise WeakPassword("The password must not be the address or the tenant's name.")
+        raise WeakPassword("The password must not be the address or the tenant's name.", location=location)
 
 
 class PasswordHasher:
     """Hashes and verifies in as many threads as there are cores, and refuses what would have to wait too long.
 
-    The scheme is `bcrypt_sha256`: bcrypt alone reads 72 bytes and no more.
+    Its threads give way to all others: what is not a sign-in must not notice one. The scheme is `bcrypt_sha256`: bcrypt alone reads 72 bytes and no more.
     """
 
     def __init__(self, rounds: int) -> None:
         self._context = CryptContext(schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=rounds)
         threads = os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="password")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="password", initializer=_give_way)
         self._most = threads * (1 + WAITING_PER_THREAD)
         self._pending = 0
         # Made now, so that the first unknown address costs no more than those after it.
@@ -66,3 +73,9 @@ class PasswordHasher:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         finally:
             self._pending -= 1
+
+
+def _give_way() -> None:
+    """Have the kernel prefer every other thread to this one. Only Linux knows a niceness of single threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

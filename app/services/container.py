@@ -6,6 +6,7 @@ from typing import Self
 import structlog
 
 from app.config import Settings
+from app.core.captcha import Captcha
 from app.core.cursors import Cursors
 from app.core.derived_tokens import DerivedTokens
 from app.core.limits import RateLimiter
@@ -15,6 +16,7 @@ from app.core.redis import RedisGateway
 from app.core.security import AccessTokens
 from app.core.stamps import Stamps
 from app.core.tenancy import TenantDirectory
+from app.core.throttle import Throttle
 from app.core.view_counts import ViewCounter
 from app.database import Database
 
@@ -45,6 +47,8 @@ class Services:
     tokens: AccessTokens
     derived_tokens: DerivedTokens
     passwords: PasswordHasher
+    throttle: Throttle
+    captcha: Captcha
     cursors: Cursors
     views: ViewCounter
     readiness: Readiness
@@ -71,6 +75,8 @@ class Services:
             tokens=AccessTokens(settings),
             derived_tokens=DerivedTokens(settings),
             passwords=PasswordHasher(settings.password_hash_rounds),
+            throttle=Throttle(redis),
+            captcha=Captcha(settings, database),
             cursors=Cursors(settings),
             views=ViewCounter(redis),
             readiness=Readiness(),

@@ -12,12 +12,13 @@ from app.core.exceptions import EmailTaken, RegistrationClosed, SlugTaken, Tenan
 from app.core.passwords import refuse_weak
 from app.core.tenancy import TenantInfo, TenantName, is_valid_name
 from app.database_faults import violated_constraint
-from app.models import RegistrationPolicy, Role, Tenant, User, new_id
+from app.models import MailTemplate, RegistrationPolicy, Role, Tenant, User, new_id
 from app.schemas.auth import Registered, Registration
 from app.schemas.tenant import TenantSummary
 from app.schemas.user import UserRead
 from app.services.container import Services
 from app.services.invitations import use_invitation
+from app.services.mail import post
 
 
 async def register(services: Services, asked: Registration) -> Registered:
@@ -105,6 +106,8 @@ async def add_user(
     session.add(user)
     await flush_user(session)
     await session.refresh(user)
+    if not email_verified:
+        await post(session, tenant_id, MailTemplate.VERIFY_EMAIL, user.email, subject_id=user.id)
     return user
 
 

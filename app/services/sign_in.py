@@ -1,46 +1,66 @@
 """Signing in: from an address and a password to a session's tokens."""
 
 from datetime import timedelta
+from uuid import UUID
 
 from sqlalchemy import func, select, update
 
+from app.core.account_exceptions import EmailNotVerified
 from app.core.derived_tokens import TokenKind, TokenName, token_hash
 from app.core.exceptions import AccountInactive, InvalidCredentials, TenantInactive
 from app.core.tenancy import TenantName
-from app.models import Session, User, new_id
+from app.models import MailTemplate, Session, User, new_id
 from app.schemas.auth import Credentials, SignedIn
 from app.schemas.user import UserRead
 from app.services.container import Services
+from app.services.mail import post
+from app.services.places import is_new_place
 from app.services.sessions import LONGEST_USER_AGENT, signed_in
+
+NO_TENANT = UUID(int=0)
 
 
 async def sign_in(services: Services, asked: Credentials, *, ip_address: str | None, user_agent: str | None) -> SignedIn:
     """Open a session.
 
-    Raises `InvalidCredentials` alike for an unknown tenant, an unknown address and a wrong password, after the same work; only whoever has the right
-    password learns that the account (`AccountInactive`) or the tenant (`TenantInactive`) is switched off.
+    Raises `InvalidCredentials` alike for an unknown tenant, an unknown address and a wrong password, after the same work, and `SignInThrottled` alike once
+    there were too many of them; only whoever has the right password learns that the tenant (`TenantInactive`) or the account (`AccountInactive`) is
+    switched off, or that the address is not verified where that is demanded (`EmailNotVerified`).
     """
     tenant = await services.tenants.load(TenantName("slug", asked.tenant_slug.strip().lower()))
-    user: User | None = None
-    if tenant is not None:
-        async with services.database.transaction(tenant.id) as session:
-            user = (await session.execute(select(User).where(User.tenant_id == tenant.id, User.email == asked.email))).scalar_one_or_none()
-    # Hashed outside any transaction: it takes a quarter of a second, and connections are few.
-    right = await services.passwords.verify(asked.password, user.password_hash if user else None)
+    # Without a tenant the same question is asked, and nobody found.
+    tenant_id = tenant.id if tenant else NO_TENANT
+    async with services.database.transaction(tenant_id) as session:
+        user = (await session.execute(select(User).where(User.tenant_id == tenant_id, User.email == asked.email))).scalar_one_or_none()
+    stored = user.password_hash if user else None
+    # Hashed outside any transaction: it takes a quarter of a second, and connections are few. Admitted just before, and not earlier: of many guesses
+    # at once no more are made than are hashed at once.
+    right = await services.throttle.guess(account(asked.tenant_slug, asked.email), lambda: services.passwords.verify(asked.password, stored))
     if tenant is None or user is None or not right:
         raise InvalidCredentials
     if not tenant.is_active:
         raise TenantInactive
     if not user.is_active:
         raise AccountInactive
+    if services.settings.demands_verified_email and not user.email_verified:
+        raise EmailNotVerified
     return await open_session(services, user, ip_address=ip_address, user_agent=user_agent)
 
 
+def account(tenant_slug: str, email: str) -> str:
+    """Return what wrong passwords of an account are counted under, whether there is such an account or not."""
+    return f"sign-in\0{tenant_slug.strip().lower()}\0{email}"
+
+
 async def open_session(services: Services, user: User, *, ip_address: str | None, user_agent: str | None) -> SignedIn:
-    """Record a session of the user and return its tokens. Raises `InvalidCredentials` where the user is gone or off by now."""
+    """Record a session of the user and return its tokens. Raises `InvalidCredentials` where the user is gone, off or has another password by now.
+
+    A sign-in from a place that the user has not been at lately is told to the user by mail.
+    """
     session_id = new_id()
     refresh_token = services.derived_tokens.make(TokenKind.REFRESH, TokenName(user.tenant_id, session_id))
     lifetime = timedelta(days=services.settings.refresh_token_days)
+    user_agent = user_agent[:LONGEST_USER_AGENT] if user_agent else None
     async with services.database.transaction(user.tenant_id) as session:
         seen = (
             update(User)
@@ -51,6 +71,8 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
         current = (await session.execute(seen, execution_options={"populate_existing": True})).scalar_one_or_none()
         if current is None:
             raise InvalidCredentials
+        if await is_new_place(session, user.tenant_id, user.id, ip_address, user_agent):
+            await post(session, user.tenant_id, MailTemplate.NEW_SIGN_IN, current.email, subject_id=user.id, ip_address=ip_address, user_agent=user_agent)
         session.add(
             Session(
                 tenant_id=user.tenant_id,
@@ -58,7 +80,7 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
                 user_id=user.id,
                 refresh_token_hash=token_hash(refresh_token),
                 ip_address=ip_address,
-                user_agent=user_agent[:LONGEST_USER_AGENT] if user_agent else None,
+                user_agent=user_agent,
                 expires_at=func.now() + lifetime,
             )
         )

@@ -17,8 +17,10 @@ HTTP_METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "pa
 
 Operation = tuple[str, str]
 
-# Whoever calls these has to sign in anew.
-ENDS_SESSIONS: frozenset[Operation] = frozenset({("POST", "/api/v1/auth/logout"), ("POST", "/api/v1/auth/logout-all")})
+# After these the caller, or who else is signed in as the same person, has to sign in anew.
+ENDS_SESSIONS: frozenset[Operation] = frozenset(
+    {("POST", "/api/v1/auth/logout"), ("POST", "/api/v1/auth/logout-all"), ("POST", "/api/v1/auth/password/change")}
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,13 @@ class World:
         email = f"{uuid4().hex[:12]}@example.com"
         bodies: dict[Operation, dict[str, Any]] = {
             ("POST", "/api/v1/auth/refresh"): {"refresh_token": self.refresh_token},
-            ("POST", "/api/v1/auth/register"): newcomer(invitation_token=None),
+            ("POST", "/api/v1/auth/register"): newcomer(invitation_token=None, captcha="not demanded here"),
             ("POST", "/api/v1/auth/login"): {"email": self.admin.user.email, "password": PASSWORD, "tenant_slug": self.tenant.slug},
+            ("POST", "/api/v1/auth/verify-email"): {"token": "never mailed"},
+            ("POST", "/api/v1/auth/verify-email/resend"): {"email": email, "tenant_slug": self.tenant.slug},
+            ("POST", "/api/v1/auth/password/forgot"): {"email": email, "tenant_slug": self.tenant.slug, "captcha": "not demanded here"},
+            ("POST", "/api/v1/auth/password/reset"): {"token": "never mailed", "password": PASSWORD},
+            ("POST", "/api/v1/auth/password/change"): {"current_password": PASSWORD, "new_password": PASSWORD},
             ("POST", "/api/v1/users"): {"email": email, "full_name": name, "role": "viewer", "password": PASSWORD},
             ("POST", "/api/v1/users/invitations"): {"email": email, "role": "viewer"},
             ("PATCH", "/api/v1/users/{user_id}"): {"email": email, "full_name": name, "role": "viewer", "is_active": True},
@@ -64,6 +71,11 @@ WITH_BODY: tuple[Operation, ...] = (
     ("POST", "/api/v1/auth/register"),
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/auth/refresh"),
+    ("POST", "/api/v1/auth/verify-email"),
+    ("POST", "/api/v1/auth/verify-email/resend"),
+    ("POST", "/api/v1/auth/password/forgot"),
+    ("POST", "/api/v1/auth/password/reset"),
+    ("POST", "/api/v1/auth/password/change"),
     ("POST", "/api/v1/users"),
     ("POST", "/api/v1/users/invitations"),
     ("PATCH", "/api/v1/users/{user_id}"),

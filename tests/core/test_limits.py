@@ -45,8 +45,8 @@ async def limited(settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest.fixture
 async def stranger(limited: FastAPI) -> AsyncIterator[AsyncClient]:
-    """A client from an address that nobody else has."""
-    address = f"2001:db8::{uuid4().hex[:4]}:{uuid4().hex[:4]}"
+    """A client from a network that nobody else is in."""
+    address = f"2001:db8:{uuid4().hex[:4]}:{uuid4().hex[:4]}::1"
     async with AsyncClient(transport=ASGITransport(limited, raise_app_exceptions=False, client=(address, 1)), base_url="http://testserver") as client:
         yield client
 
@@ -246,6 +246,18 @@ async def test_addresses_are_limited_apart(limited: FastAPI, stranger: AsyncClie
         await stranger.post("/api/v1/auth/login", json={})
     async with AsyncClient(transport=ASGITransport(limited, client=(f"192.0.2.{uuid4().hex}", 1)), base_url="http://testserver") as neighbour:
         assert remaining(await neighbour.post("/api/v1/auth/login", json={})) == {"address": 29}
+
+
+async def test_all_addresses_of_a_network_are_one_stranger(limited: FastAPI) -> None:
+    """Whoever has one IPv6 address has 2^64 of them; and an IPv4 address may be written as one."""
+    network, address = f"2001:db8:{uuid4().hex[:4]}:{uuid4().hex[:4]}", f"192.0.2.{uuid4().int % 250}"
+    for clients in ([f"{network}::{number:x}" for number in range(4)], [address, f"::ffff:{address}", f"::FFFF:{address}"]):
+        left = []
+        for client in clients:
+            transport = ASGITransport(limited, raise_app_exceptions=False, client=(client, 1))
+            async with AsyncClient(transport=transport, base_url="http://testserver") as anybody:
+                left.append(remaining(await anybody.get("/api/v1/auth/captcha"))["address"])
+        assert left == list(range(29, 29 - len(clients), -1))
 
 
 async def test_login_with_a_token_still_counts_by_address(stranger: AsyncClient, factory: Factory) -> None:

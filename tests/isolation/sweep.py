@@ -36,7 +36,8 @@ _numbers = count()
 class Case:
     """One way to ask an operation. `places` says what kind of object each reference is to: `path.project_id` -> `project`.
 
-    References in path and body are always sent, those in the query only where they are attacked. What `ends_sessions` is asked by a new person each time.
+    References in path and body are always sent, those in the query only where they are attacked. What is named `once` is used up by being named; what
+    `ends_sessions` is asked by a new person each time.
     """
 
     operation: str
@@ -45,6 +46,7 @@ class Case:
     query: Mapping[str, str] = field(default_factory=dict)
     least: Role = Role.VIEWER
     guarded: bool = True
+    once: bool = False
     ends_sessions: bool = False
 
 
@@ -75,8 +77,15 @@ CASES = (
         {"body.tenant_slug": "slug", "body.invitation_token": "invitation token", "body.email": "invited"},
         lambda: {"password": PASSWORD, "full_name": "Invited Person"},
         guarded=False,
+        once=True,
     ),
     Case("POST /api/v1/auth/login", {"body.tenant_slug": "slug", "body.email": "email"}, lambda: {"password": PASSWORD}, guarded=False),
+    Case("POST /api/v1/auth/verify-email", {"body.token": "verification token"}, dict, guarded=False, once=True),
+    Case("POST /api/v1/auth/verify-email/resend", {"body.tenant_slug": "slug", "body.email": "email"}, dict, guarded=False),
+    Case("POST /api/v1/auth/password/forgot", {"body.tenant_slug": "slug", "body.email": "email"}, dict, guarded=False),
+    Case("POST /api/v1/auth/password/reset", {"body.token": "reset token"}, lambda: {"password": PASSWORD}, guarded=False, once=True),
+    Case("POST /api/v1/auth/password/change", body=lambda: {"current_password": PASSWORD, "new_password": PASSWORD}, ends_sessions=True),
+    Case("GET /api/v1/auth/captcha", guarded=False),
     Case("POST /api/v1/auth/refresh", {"body.refresh_token": "refresh token"}, dict, guarded=False),
     Case("POST /api/v1/auth/logout", ends_sessions=True),
     Case("POST /api/v1/auth/logout-all", ends_sessions=True),
@@ -199,7 +208,9 @@ class World:
         self.app = app
         self.factory = factory
         self.owner = owner
-        self.client = AsyncClient(transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://testserver")
+        # From a network of its own: of what others ask for, nothing counts against it.
+        address = f"2001:db8:{uuid4().hex[:4]}:{uuid4().hex[:4]}::1"
+        self.client = AsyncClient(transport=ASGITransport(app, raise_app_exceptions=False, client=(address, 1)), base_url="http://testserver")
 
     async def seed(self) -> None:
         """Make both tenants. Of everything the victim has, there is enough for a second page."""
@@ -214,7 +225,6 @@ class World:
         await self._person(tenant, Role.MEMBER)
         self.foreign = await self.party(self.victim, MARKER)
         await self.party(self.victim, MARKER)
-        await self.factory.mailed_token(self.victim.user, TokenPurpose.RESET_PASSWORD)
         await self.factory.mail(tenant, recipient=f"{MARKER}@example.com", data={MARKER: MARKER})
         listed = ("/api/v1/users", "/api/v1/users/invitations", "/api/v1/projects", "/api/v1/resources")
         self.foreign = {**self.foreign, **{f"cursor of {path}": await self._cursor(path) for path in listed}}
@@ -252,6 +262,8 @@ class World:
             "project": str(project.id),
             "deleted project": str(deleted.id),
             "resource": str(resource.id),
+            "verification token": await self.factory.mailed_token(user, TokenPurpose.VERIFY_EMAIL),
+            "reset token": await self.factory.mailed_token(user, TokenPurpose.RESET_PASSWORD),
             "invitation": str(invitation.id),
             "invitation token": token,
             "invited": invitation.email,
@@ -266,9 +278,9 @@ class World:
 
     def absent(self) -> Values:
         """Return names of objects that nobody has."""
-        refresh_token = self.factory.derived_tokens.make(TokenKind.REFRESH, TokenName(uuid4(), uuid4()))
         words = {"slug": f"t-{uuid4().hex[:20]}", "word": uuid4().hex, "email": fresh_email(), "invited": fresh_email()}
-        tokens = {"invitation token": "A" * 91, "refresh token": refresh_token}
+        tokens = {name: self.factory.derived_tokens.make(TokenKind.MAILED, TokenName(uuid4(), uuid4())) for name in ("verification token", "reset token")}
+        tokens |= {"invitation token": "A" * 91, "refresh token": self.factory.derived_tokens.make(TokenKind.REFRESH, TokenName(uuid4(), uuid4()))}
         identifiers = {name: str(uuid4()) for name in ("user", "project", "deleted project", "resource", "invitation", "session")}
         cursors = {name: "A" + value[1:] if value[0] != "A" else "B" + value[1:] for name, value in self.foreign.items() if name.startswith("cursor")}
         return {**words, **tokens, **identifiers, **cursors}
@@ -361,7 +373,7 @@ class Sweep:
     async def _send(self, case: Case, role: Role, attack: str, places: Mapping[str, Values], headers: Mapping[str, str] | None = None) -> Sent:
         """Send the case's request with other values at `places`, and look at the answer and at the victim's rows."""
         person = await self._asking(case, role)
-        used_up = case.operation.startswith("DELETE") or "body.invitation_token" in case.places
+        used_up = case.once or case.operation.startswith("DELETE")
         own = await self.world.party(person, "attacker") if used_up and not places else self.world.own
         parts: dict[str, dict[str, Any]] = {"path": {}, "query": dict(case.query), "body": case.body() if case.body else {}}
         for place, kind in case.places.items():

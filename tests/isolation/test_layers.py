@@ -25,10 +25,11 @@ WHO_CALLS = {principals._FIND, *tenancy._FIND.values()}
 AS_ADMIN = (Role.ADMIN,)
 
 # Cases that cannot leak whatever is taken away: they touch no row, or a layer stands that neither of the two is.
-WITHOUT_ROWS = {"GET /health", "GET /health/live", "GET /health/ready", "GET /api/v1/auth/me", "GET /api/v1/tenant"}
-HELD_BY_THE_USER = {  # They find sessions by the attacker's own identifier, or by a token's hash, and the victim's tenant has none of these.
+WITHOUT_ROWS = {"GET /health", "GET /health/live", "GET /health/ready", "GET /api/v1/auth/captcha", "GET /api/v1/auth/me", "GET /api/v1/tenant"}
+HELD_BY_THE_USER = {  # They find users and sessions by the attacker's own identifier, or by a token's hash, and the victim's tenant has none of these.
     *("GET /api/v1/auth/sessions", "DELETE /api/v1/auth/sessions/{session_id}", "POST /api/v1/auth/refresh"),
     *("POST /api/v1/auth/logout", "POST /api/v1/auth/logout-all"),
+    *("POST /api/v1/auth/verify-email", "POST /api/v1/auth/password/reset", "POST /api/v1/auth/password/change"),
 }
 # `created_by` or `invited_by` would be the attacker in the victim's tenant, and that key does not exist.
 HELD_BY_KEYS = {"POST /api/v1/resources", "POST /api/v1/users/invitations"}

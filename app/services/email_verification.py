@@ -1,0 +1,29 @@
+"""Verifying that somebody reads the mail of an address."""
+
+from sqlalchemy import func, select
+
+from app.core.account_exceptions import LinkInvalid
+from app.core.tenancy import TenantInfo
+from app.models import TokenPurpose, User
+from app.services.container import Services
+from app.services.one_time_tokens import use_token
+from app.services.registration import flush_user
+
+
+async def verify_email(services: Services, tenant: TenantInfo, token: str) -> None:
+    """Take the token's address for verified; where it is the user's new one, it counts from now on.
+
+    Raises `LinkInvalid`, also where the user has another address by now, and `EmailTaken` where somebody else has the new one; the token then stays unused.
+    """
+    async with services.database.transaction(tenant.id) as session:
+        used = await use_token(session, tenant.id, token, TokenPurpose.VERIFY_EMAIL)
+        of_token = select(User).where(User.tenant_id == tenant.id, User.id == used.user_id).with_for_update()
+        user = (await session.execute(of_token)).scalar_one()
+        if used.email == user.pending_email:
+            user.email, user.pending_email = used.email, None
+        elif used.email != user.email:
+            raise LinkInvalid
+        user.email_verified = True
+        user.updated_at = func.now()
+        await flush_user(session)
+    await services.stamps.renew(tenant.id, used.user_id)
