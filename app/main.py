@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from app import __version__
+from app.api.application import Application
 from app.api.direct import DirectMiddleware
 from app.api.endpoints.documentation import mount_documentation
 from app.api.openapi import DESCRIPTION, describe
@@ -86,7 +87,7 @@ def cors_of(settings: Settings) -> dict[str, Any]:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application. Nothing is connected before its lifespan starts."""
     services = Services.from_settings(settings or get_settings())
-    app = FastAPI(
+    app = Application(
         title="Multi-tenant SaaS platform",
         version=__version__,
         description=DESCRIPTION,

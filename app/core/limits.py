@@ -1,6 +1,7 @@
 """Which buckets a request takes from, how large they are, and what the answer's headers say of them."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from time import time
 from typing import NamedTuple, cast
 from uuid import UUID
@@ -17,6 +18,9 @@ USER_SHARE = 2
 USER_MINIMUM_PER_MINUTE = 60
 USER_MINIMUM_BURST = 30
 MICROSECONDS = 1_000_000
+REMEMBERED_USERS = 50_000
+
+Arguments = tuple[str | int, ...]
 
 
 class Admission(NamedTuple):
@@ -36,11 +40,11 @@ class RateLimiter:
 
     async def admit(self, tenant: TenantInfo, user_id: UUID) -> Admission:
         """Take a token from the tenant's and the user's bucket. Raises `RateLimited`, or `LimiterAway` under RATE_LIMIT_FALLBACK=closed."""
-        buckets = self._buckets_of(tenant, user_id)
-        keys = [bucket.key for bucket in buckets]
-        keys += (stamp_key(tenant.id), stamp_key(tenant.id, user_id))
+        tier = self._settings.tiers[tenant.subscription_tier]
+        rate, burst = tenant.rate_limit_per_minute or tier.requests_per_minute, tenant.rate_limit_burst or tier.burst
+        buckets, arguments = _of_tenant_and_user(tenant.id, user_id, rate, burst)
         try:
-            taken, stamp = await self._take(buckets, keys)
+            taken, stamp = await self._take(buckets, arguments)
         except RedisAway:
             if self._settings.rate_limit_fallback == "closed":
                 raise LimiterAway from None
@@ -54,37 +58,35 @@ class RateLimiter:
         rate, burst = self._settings.anonymous_requests_per_minute, self._settings.anonymous_burst
         buckets = (Bucket("address", f"{{a:{network_of(address)}}}:bucket", rate, burst),)
         try:
-            taken, _ = await self._take(buckets, [buckets[0].key])
+            taken, _ = await self._take(buckets, _arguments(buckets))
         except RedisAway:
             if self._settings.rate_limit_fallback == "closed":
                 raise LimiterAway from None
             taken = self._local.take(buckets)
         return _admission(taken, None)
 
-    def _buckets_of(self, tenant: TenantInfo, user_id: UUID) -> tuple[Bucket, Bucket]:
-        tier = self._settings.tiers[tenant.subscription_tier]
-        rate = tenant.rate_limit_per_minute or tier.requests_per_minute
-        burst = tenant.rate_limit_burst or tier.burst
-        tag = f"{{t:{tenant.id}}}"
-        return (
-            Bucket("tenant", f"{tag}:bucket", rate, burst),
-            Bucket(
-                "user",
-                f"{tag}:bucket:{user_id}",
-                max(rate // USER_SHARE, USER_MINIMUM_PER_MINUTE),
-                max(burst // USER_SHARE, USER_MINIMUM_BURST),
-            ),
-        )
-
-    async def _take(self, buckets: Sequence[Bucket], keys: list[str]) -> tuple[Taken, Stamp | None]:
-        arguments: list[str | int] = [len(keys), *keys, len(buckets)]
-        for bucket in buckets:
-            arguments += (bucket.per_minute, bucket.burst)
-        reply: list[int | bytes] = await self._redis.run(TAKE_SCRIPT, *arguments, STAMP_MILLISECONDS)
+    async def _take(self, buckets: Sequence[Bucket], arguments: Arguments) -> tuple[Taken, Stamp | None]:
+        reply: list[int | bytes] = await self._redis.run(TAKE_SCRIPT, *arguments)
         numbers = cast("list[int]", reply[1 : 1 + 3 * len(buckets)])
         states = tuple(BucketState(bucket, *numbers[3 * i : 3 * i + 3]) for i, bucket in enumerate(buckets))
         stamps = cast("list[bytes]", reply[1 + 3 * len(buckets) :])
         return Taken(reply[0] == 1, states), Stamp(*stamps) if stamps else None
+
+
+@lru_cache(REMEMBERED_USERS)
+def _of_tenant_and_user(tenant_id: UUID, user_id: UUID, rate: int, burst: int) -> tuple[tuple[Bucket, Bucket], Arguments]:
+    """Return the buckets of a user and its tenant, and what the script is asked with."""
+    tag = f"{{t:{tenant_id}}}"
+    user_rate, user_burst = max(rate // USER_SHARE, USER_MINIMUM_PER_MINUTE), max(burst // USER_SHARE, USER_MINIMUM_BURST)
+    buckets = (Bucket("tenant", f"{tag}:bucket", rate, burst), Bucket("user", f"{tag}:bucket:{user_id}", user_rate, user_burst))
+    return buckets, _arguments(buckets, stamp_key(tenant_id), stamp_key(tenant_id, user_id))
+
+
+def _arguments(buckets: Sequence[Bucket], *stamps: str) -> Arguments:
+    """Return the script's number of keys, its keys, and what else it takes."""
+    keys = [*(bucket.key for bucket in buckets), *stamps]
+    sizes = [size for bucket in buckets for size in (bucket.per_minute, bucket.burst)]
+    return (len(keys), *keys, len(buckets), *sizes, STAMP_MILLISECONDS)
 
 
 def _admission(taken: Taken, stamp: Stamp | None) -> Admission:
@@ -103,9 +105,14 @@ def limit_headers(states: Sequence[BucketState]) -> dict[str, str]:
         return {}
     nearest = min(states, key=lambda state: state.remaining)
     return {
-        "RateLimit-Policy": ", ".join([f'"{s.bucket.name}";q={s.bucket.burst};w={-(-s.bucket.burst * 60 // s.bucket.per_minute)}' for s in states]),
+        "RateLimit-Policy": ", ".join([_policy(s.bucket.name, s.bucket.burst, s.bucket.per_minute) for s in states]),
         "RateLimit": ", ".join([f'"{s.bucket.name}";r={s.remaining};t={-(-s.until_full // MICROSECONDS)}' for s in states]),
         "X-RateLimit-Limit": str(nearest.bucket.burst),
         "X-RateLimit-Remaining": str(nearest.remaining),
         "X-RateLimit-Reset": str(int(time()) + -(-nearest.until_full // MICROSECONDS)),
     }
+
+
+@lru_cache(1024)
+def _policy(name: str, burst: int, per_minute: int) -> str:
+    return f'"{name}";q={burst};w={-(-burst * 60 // per_minute)}'

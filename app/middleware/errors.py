@@ -1,6 +1,6 @@
 """Turns whatever is raised further in, by middleware or by the application, into a problem document."""
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.problems import answer
 
@@ -15,17 +15,10 @@ class ErrorMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = False
-
-        async def watch(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
         try:
-            await self.app(scope, receive, watch)
+            await self.app(scope, receive, send)
         except Exception as error:
             response = answer(error, scope)
-            if begun:
+            if scope["state"]["response_begun"]:
                 raise
             await response(scope, receive, send)

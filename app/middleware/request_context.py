@@ -2,6 +2,7 @@
 
 import re
 from contextvars import Token
+from functools import cache
 from random import getrandbits
 from time import perf_counter
 from typing import Any
@@ -17,7 +18,12 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
 def add_headers(scope: Scope, headers: dict[str, str]) -> None:
     """Have headers added to the response, whoever makes it."""
-    scope["state"]["response_headers"] += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    scope["state"]["response_headers"] += [(_encoded_name(name), value.encode("latin-1")) for name, value in headers.items()]
+
+
+@cache
+def _encoded_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
 
 
 class RequestContextMiddleware:
@@ -33,6 +39,7 @@ class RequestContextMiddleware:
         started = perf_counter()
         state: dict[str, Any] = scope.setdefault("state", {})
         request_id = state["request_id"] = _request_id(scope)
+        state["response_begun"] = False
         state["response_headers"] = [(b"x-request-id", request_id.encode())]
         status = 500
 
@@ -40,6 +47,7 @@ class RequestContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                state["response_begun"] = True
                 seconds = perf_counter() - started
                 timing = [(b"x-process-time", b"%.6f" % seconds), (b"server-timing", b"app;dur=%.3f" % (seconds * 1000))]
                 message["headers"] = [*message["headers"], *state["response_headers"], *timing]
