@@ -5,7 +5,7 @@ Refusal
 ├── Unauthenticated 401   RefreshTokenReused
 ├── Forbidden 403         EmailNotVerified InvitationInvalid WrongPassword
 ├── Unprocessable 422     CaptchaRequired CaptchaInvalid
-└── RateLimited 429       SignInThrottled
+└── RateLimited 429       SignInThrottled MailThrottled
 """
 
 from app.core.exceptions import BadRequest, Forbidden, RateLimited, TokenInvalid, Unprocessable
@@ -59,3 +59,9 @@ class SignInThrottled(RateLimited):
     """Too many wrong passwords in a row. Wait for as many seconds as Retry-After says, then try again."""
 
     code = "sign_in_throttled"
+
+
+class MailThrottled(RateLimited):
+    """Too many mails were sent to this address, or for you, within the hour. Wait for as many seconds as Retry-After says."""
+
+    code = "mail_throttled"

@@ -104,7 +104,11 @@ class Throttle:
 
     async def take(self, subject: str, pace: Pace) -> bool:
         """Whether one more attempt of a subject may be made, each of which counts."""
-        return (await self._run("take", subject, pace)).admitted
+        return await self.pause_before(subject, pace) == 0
+
+    async def pause_before(self, subject: str, pace: Pace) -> float:
+        """Return how many seconds a subject has to wait before its next attempt; 0 where it may be made at once, and then it counts."""
+        return (await self._run("take", subject, pace)).wait
 
     async def forget(self, subject: str) -> None:
         """Forget what was counted."""

@@ -1,8 +1,13 @@
-"""Mail that anybody may ask for, to any address: links that reset a password or verify an address.
+"""Mail to addresses that whoever asks for it may have made up: links that reset a password or verify an address, and invitations.
 
-Whether there is such a user is not looked up here but by the job that sends the mail, so that neither the answer nor the work done for it can tell.
+Whether there is a user to whom a link can go is not looked up here but by the job that sends the mail, so that neither the answer nor the work done for
+it can tell.
 """
 
+from math import ceil
+from uuid import UUID
+
+from app.core.account_exceptions import MailThrottled
 from app.core.networks import network_of
 from app.core.tenancy import TenantName
 from app.core.throttle import Pace
@@ -14,6 +19,26 @@ HOUR = 3600.0
 # Against floods: three mails to a recipient, twenty for a client, and then none for an hour.
 TO_RECIPIENT = Pace(free=3, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)
 FOR_CLIENT = Pace(free=20, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)
+# The same for people who are signed in, who are told, and for newcomers, each counted over all tenants: anybody can found one.
+TO_STRANGER = Pace(free=10, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)
+FOR_SENDER = Pace(free=500, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)
+
+
+async def may_mail_stranger(services: Services, recipient: str) -> bool:
+    """Whether one more mail may go to an address that nobody has verified. It counts."""
+    return await services.throttle.take(_stranger(recipient), TO_STRANGER)
+
+
+async def refuse_flood(services: Services, sender: UUID, recipient: str) -> None:
+    """Count one more mail that a user has sent to an address that nobody has verified. Raises `MailThrottled` where there were too many lately."""
+    pause = await services.throttle.pause_before(f"mail from\0{sender}", FOR_SENDER)
+    pause = pause or await services.throttle.pause_before(_stranger(recipient), TO_STRANGER)
+    if pause:
+        raise MailThrottled(headers={"Retry-After": str(ceil(pause))})
+
+
+def _stranger(recipient: str) -> str:
+    return f"mail to\0{recipient}"
 
 
 async def ask_for_mail(services: Services, template: MailTemplate, *, email: str, tenant_slug: str, client: str | None) -> None:

@@ -11,10 +11,12 @@ from app.api.documented import documented
 from app.api.listing import Listing
 from app.api.query import parameters_of, query_of
 from app.api.retry import RetryingRoute
+from app.core.account_exceptions import MailThrottled
 from app.core.exceptions import EmailTaken, NotFound
 from app.models import Invitation, MailTemplate
 from app.schemas.common import Page
 from app.schemas.invitation import InvitationCreate, InvitationList, InvitationRead
+from app.services.account_mail import refuse_flood
 from app.services.invitations import IS_OPEN, put_invitation
 from app.services.mail import post
 from app.services.registration import refuse_taken
@@ -37,13 +39,14 @@ async def list_invitations(caller: ReadAsAdmin, asked: Annotated[InvitationList,
         return Response(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked), media_type="application/json")
 
 
-@router.post("", status_code=201, responses=documented(EmailTaken))
+@router.post("", status_code=201, responses=documented(EmailTaken, MailThrottled))
 async def invite(new: InvitationCreate, ctx: AsAdmin, response: Response) -> InvitationRead:
     """Invite an address. Admins only.
 
     A link is mailed to it, with which whoever reads that mail registers once, within 7 days, in the given role. Inviting an address again replaces
     its invitation: the earlier link is no longer good.
     """
+    await refuse_flood(ctx.services, ctx.user.id, new.email)
     invitation = await put_invitation(ctx.session, ctx.services.derived_tokens, ctx.tenant.id, email=new.email, role=new.role, invited_by=ctx.user.id)
     # Asked afterwards: it may have waited for a registration with the invitation that it replaces.
     await refuse_taken(ctx.session, ctx.tenant.id, new.email)

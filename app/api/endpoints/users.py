@@ -11,12 +11,14 @@ from app.api.documented import documented
 from app.api.listing import Listing
 from app.api.query import parameters_of, query_of
 from app.api.retry import RetryingRoute
+from app.core.account_exceptions import MailThrottled
 from app.core.exceptions import EmailTaken, Forbidden, LastAdmin, NotFound, WeakPassword
 from app.core.passwords import refuse_weak
 from app.database import Query
 from app.models import Invitation, MailTemplate, Project, Resource, Role, Tenant, User
 from app.schemas.common import Page
 from app.schemas.user import UserCreate, UserList, UserRead, UserUpdate
+from app.services.account_mail import refuse_flood
 from app.services.mail import post
 from app.services.registration import flush_user, refuse_taken
 from app.services.sessions import revoke_sessions
@@ -54,7 +56,7 @@ async def read_user(user_id: UUID, caller: ReadAsViewer) -> Response:
     return Response(to_json(dict(row)), media_type="application/json")
 
 
-@router.post("", status_code=201, responses=documented(EmailTaken, WeakPassword))
+@router.post("", status_code=201, responses=documented(EmailTaken, WeakPassword, MailThrottled))
 async def create_user(new: UserCreate, caller: ReadAsAdmin, response: Response) -> UserRead:
     """Add a user. Admins only.
 
@@ -65,6 +67,7 @@ async def create_user(new: UserCreate, caller: ReadAsAdmin, response: Response) 
         refuse_weak(new.password, email=new.email, tenant_name=caller.tenant.name, tenant_slug=caller.tenant.slug)
         # Before the transaction: hashing takes a quarter of a second, and connections are few.
         password_hash = await caller.services.passwords.hash(new.password)
+    await refuse_flood(caller.services, caller.user.id, new.email)
     async with caller.write() as ctx:
         user = User(tenant_id=ctx.tenant.id, email=new.email, full_name=new.full_name, role=new.role, password_hash=password_hash)
         ctx.session.add(user)
@@ -76,7 +79,7 @@ async def create_user(new: UserCreate, caller: ReadAsAdmin, response: Response) 
     return UserRead.model_validate(user)
 
 
-@router.patch("/{user_id}", responses=documented(NotFound, EmailTaken, LastAdmin))
+@router.patch("/{user_id}", responses=documented(NotFound, EmailTaken, LastAdmin, MailThrottled))
 async def update_user(user_id: UUID, change: UserUpdate, ctx: AsViewer) -> UserRead:
     """Change a user. Admins change anybody's name, address, role and whether they are active; others their own name and address.
 
@@ -125,8 +128,9 @@ async def delete_user(user_id: UUID, ctx: AsAdmin) -> None:
 
 
 async def _change_address(ctx: Context, user: User, email: str | None) -> None:
-    """Have a new address wait until it is verified, or with None none any more. Raises `EmailTaken`. The unique key decides when it is verified."""
+    """Have a new address wait until it is verified, when the unique key decides; with None, none any more. Raises `EmailTaken`, `MailThrottled`."""
     if email is not None:
+        await refuse_flood(ctx.services, ctx.user.id, email)
         await refuse_taken(ctx.session, ctx.tenant.id, email)
         await post(ctx.session, ctx.tenant.id, MailTemplate.VERIFY_EMAIL, email, subject_id=user.id)
     user.pending_email = email
