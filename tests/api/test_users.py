@@ -151,6 +151,14 @@ async def test_a_deactivated_user_is_out_from_the_next_request_and_back_only_by_
         assert (await client.post(LOGIN, json=credentials)).status_code == signed_in
 
 
+async def test_a_refresh_token_from_before_a_deactivation_stays_dead(client: AsyncClient, factory: Factory) -> None:
+    admin = await factory.person()
+    person = await factory.person(admin.tenant, Role.MEMBER)
+    for is_active in (False, True):
+        accepted(await client.patch(f"{USERS}/{person.user.id}", headers=admin.headers, json={"is_active": is_active}))
+    refused(await client.post("/api/v1/auth/refresh", json={"refresh_token": person.refresh_token}), 401, "token_revoked")
+
+
 async def test_a_deactivation_ends_every_session_of_that_user_and_of_no_other(client: AsyncClient, factory: Factory) -> None:
     admin = await factory.person()
     person = await factory.person(admin.tenant, Role.MEMBER)
