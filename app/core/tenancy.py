@@ -73,11 +73,14 @@ def name_in_request(slug: str | None, host: str | None, tenant_id: str | None, b
 
 
 def subdomain_of(host: str | None, base_domain: str | None) -> str | None:
-    """Return the one label before the base domain: `acme` of `acme.example.com:8000`. None for the domain itself, anything deeper, or a bare IP."""
+    """Return the one label before the base domain: `acme` of `acme.example.com:8000`. None for the domain itself, anything deeper, or a bare IP.
+
+    None too for what no tenant can be called: the service itself is served at names such as `api.example.com`.
+    """
     if not host or not base_domain:
         return None
-    labels, separator, rest = host.rsplit(":", 1)[0].lower().rstrip(".").partition(".")
-    return labels if separator and rest == base_domain.lower() and labels else None
+    label, separator, rest = host.rsplit(":", 1)[0].lower().rstrip(".").partition(".")
+    return label if separator and rest == base_domain.lower() and label and label not in RESERVED_NAMES else None
 
 
 class TenantDirectory:

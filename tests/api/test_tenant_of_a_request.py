@@ -7,7 +7,7 @@ from httpx import AsyncClient
 
 from tests.api.answers import accepted, refused
 from tests.api.world import client_with
-from tests.factories import Factory, Person
+from tests.factories import PASSWORD, Factory, Person
 
 TENANT = "/api/v1/tenant"
 
@@ -85,10 +85,20 @@ async def test_an_unknown_name_is_not_passed_over_for_the_next_one(client: Async
         "10.0.0.1.localhost",
         "",
         "a.b.localhost",
+        "api.localhost",
+        "www.localhost:8000",
     ],
 )
 async def test_a_host_that_names_no_tenant_leaves_it_to_be_named(client: AsyncClient, host: str) -> None:
     refused(await client.get(TENANT, headers={"Host": host}), 400, "tenant_required")
+
+
+async def test_at_a_reserved_name_of_the_base_domain_the_body_and_the_identifier_name_the_tenant(client: AsyncClient, factory: Factory) -> None:
+    person, host = await factory.person(), {"Host": "api.localhost"}
+    assert await tenant_of(client, person, {**host, "X-Tenant-ID": str(person.tenant.id)}) == str(person.tenant.id)
+    body = {"email": person.user.email, "password": PASSWORD, "tenant_slug": person.tenant.slug}
+    tokens = accepted(await client.post("/api/v1/auth/login", headers=host, json=body))
+    accepted(await client.post("/api/v1/auth/refresh", headers=host, json={"refresh_token": tokens["refresh_token"]}))
 
 
 @pytest.mark.parametrize(
