@@ -48,6 +48,14 @@ def owner() -> Iterator[tuple[Settings, Engine]]:
         sys.exit(str(error))
 
 
+def _table(*columns: str) -> Table:
+    """Return a table that shows all of every value, on several lines where the terminal, or a pipe, is too narrow. Rich would cut them."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
 @database.command()
 def prepare() -> None:
     """Create the database and the service's role, where they are missing, and set the role's timeouts."""
@@ -73,7 +81,7 @@ def list_tenants() -> None:
         users = select(func.count()).where(User.tenant_id == Tenant.id).scalar_subquery()
         projects = select(func.count()).where(Project.tenant_id == Tenant.id).scalar_subquery()
         rows = session.execute(select(Tenant, users, projects).order_by(Tenant.created_at.desc()))
-        table = Table("slug", "name", "tier", "active", "users", "projects", "requests/min", "burst", "since")
+        table = _table("slug", "name", "tier", "active", "users", "projects", "requests/min", "burst", "since")
         for tenant, user_count, project_count in rows:
             table.add_row(
                 tenant.slug,
@@ -138,7 +146,7 @@ def list_jobs(everything: Annotated[bool, typer.Option("--all", help="Those that
     """List the jobs that failed for good, oldest first."""
     with owner() as (_, engine), engine.connect() as connection:
         found = read_jobs(connection, failed_only=not everything)
-    table = Table("id", "kind", "tenant", "state", "attempts", "since", "next try", "last error")
+    table = _table("id", "kind", "tenant", "state", "attempts", "since", "next try", "last error")
     for job in found:
         next_try = f"{job.next_try:%Y-%m-%d %H:%M:%S}" if job.next_try else ""
         table.add_row(str(job.id), job.kind, job.tenant, job.state, str(job.attempts), f"{job.since:%Y-%m-%d %H:%M:%S}", next_try, job.last_error)

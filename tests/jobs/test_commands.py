@@ -56,6 +56,16 @@ async def test_failed_jobs_are_listed_and_the_others_where_they_are_asked_for(
     assert re.fullmatch(r"[\d-]{10} [\d:]{8}", waiting[5])
 
 
+async def test_a_narrow_terminal_or_a_pipe_cuts_nothing(services: Services, factory: Factory, environment: dict[str, str], tmp_path: Path) -> None:
+    tenant = await factory.tenant()
+    number = await failed(services, factory, "test_a_kind_of_job_with_a_long_name", tenant=tenant)
+    output = run_cli(tmp_path, {**environment, "COLUMNS": "80"}, "jobs", "list")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")]
+    whole = ["".join(parts) for parts in zip(*rows, strict=True)]
+    assert whole[:3] == [str(number), "test_a_kind_of_job_with_a_long_name", tenant.slug]
+    assert whole[7] == "SMTPRefused"
+
+
 async def test_failed_jobs_are_sent_again_by_name_or_all(services: Services, factory: Factory, environment: dict[str, str], tmp_path: Path) -> None:
     one, two, three = [await failed(services, factory) for _ in range(3)]
     state = "SELECT id, status::text, attempts, execute_after <= now() FROM jobs.pgqueuer ORDER BY id"
