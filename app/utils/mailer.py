@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from app.utils import outbox
 from app.utils.text import one_line
 
-# For the connection and each answer, for all of it, and for the farewell, after which the mail is noted as sent.
+# For the connection and its greeting, for all of it, and for the farewell, after which the mail is noted as sent.
 STEP_SECONDS, WHOLE_SECONDS, QUIT_SECONDS = 10.0, 30.0, 1.0
 # For so long nobody waits for a server that has just kept somebody waiting in vain: a worker has other things to do as well.
 REST_SECONDS = 10.0
@@ -107,7 +107,8 @@ async def _deliver(client: SMTP, message: EmailMessage) -> None:
     try:
         async with asyncio.timeout(WHOLE_SECONDS):
             await client.connect()
-            await client.send_message(message)
+            # A server that looks for viruses has the mail already (RFC 5321, 4.5.3.2.6): given up too early, it gets the same mail again and again.
+            await client.send_message(message, timeout=WHOLE_SECONDS)
         # Once the server has taken the mail, nothing that goes wrong may have it sent again.
         with suppress(SMTPException, OSError):
             await client.quit(timeout=QUIT_SECONDS)

@@ -1,5 +1,7 @@
 """Sending one message: what the server says decides whether it goes later or never, and nobody's name can forge it."""
 
+import asyncio
+import socket
 import time
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -76,9 +78,8 @@ async def test_a_server_that_is_away_or_breaks_off_is_asked_later(smtp: SmtpServ
     await proxy.close()
 
 
-@pytest.mark.parametrize("limit", ["STEP_SECONDS", "WHOLE_SECONDS"])
-async def test_a_server_that_hangs_is_given_up_in_time(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    monkeypatch.setattr(mailer_module, limit, 0.2)
+async def test_a_server_that_hangs_is_given_up_in_time(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailer_module, "WHOLE_SECONDS", 0.2)
     smtp.hanging = True
     try:
         with pytest.raises(TryLater):
@@ -87,8 +88,31 @@ async def test_a_server_that_hangs_is_given_up_in_time(smtp: SmtpServer, monkeyp
         smtp.hanging = False
 
 
-async def test_a_server_that_hangs_holds_up_one_mail_and_not_all(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_says_nothing_at_all_is_given_up_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailer_module, "STEP_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        with pytest.raises(TryLater):
+            await Mailer(SecretStr(f"smtp://127.0.0.1:{silent.getsockname()[1]}"), SENDER).send(a_mail())
+    assert time.monotonic() - started < 5
+
+
+async def test_a_server_that_takes_its_time_over_a_mail_gets_it_once(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailer_module, "STEP_SECONDS", 0.2)
+    mail = a_mail()
+    smtp.hanging = True
+    try:
+        sending = asyncio.create_task(mailer_for(smtp).send(mail))
+        await asyncio.sleep(0.8)
+        assert not sending.done()
+    finally:
+        smtp.hanging = False
+    await sending
+    assert smtp.copies_of(f"<{mail.id}@example.com>") == 1
+
+
+async def test_a_server_that_hangs_holds_up_one_mail_and_not_all(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailer_module, "WHOLE_SECONDS", 0.2)
     mailer = mailer_for(smtp)
     smtp.hanging = True
     try:
