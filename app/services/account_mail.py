@@ -16,8 +16,9 @@ from app.services.container import Services
 from app.services.mail import post
 
 HOUR = 3600.0
-# Against floods: three mails to a recipient, twenty for a client, and then none for an hour.
-TO_RECIPIENT = Pace(free=3, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)
+# Against floods: three mails to a recipient, twenty for a client, and then none for a while. A recipient's pause is shorter than the life of a link that
+# resets a password: whatever strangers ask for, its owner has a link that works, or can ask for one.
+TO_RECIPIENT = Pace(free=3, first_pause=HOUR / 3, longest_pause=HOUR / 3, memory=HOUR)
 FOR_CLIENT = Pace(free=20, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)
 # The same for people who are signed in, who are told, and for newcomers, each counted over all tenants: anybody can found one.
 TO_STRANGER = Pace(free=10, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)

@@ -9,6 +9,7 @@ from app.core.account_exceptions import EmailNotVerified
 from app.core.derived_tokens import TokenKind, TokenName, token_hash
 from app.core.exceptions import AccountInactive, InvalidCredentials, TenantInactive
 from app.core.tenancy import TenantName
+from app.core.throttle import Pace
 from app.models import MailTemplate, Session, User, new_id
 from app.schemas.auth import Credentials, SignedIn
 from app.schemas.user import UserRead
@@ -18,6 +19,8 @@ from app.services.places import is_new_place
 from app.services.sessions import LONGEST_USER_AGENT, signed_in
 
 NO_TENANT = UUID(int=0)
+# A program that calls itself something else each time is at a new place each time; and its address may be a stranger's, who has not verified it.
+NEWS = Pace(free=5, first_pause=3600, longest_pause=3600, memory=3600)
 
 
 async def sign_in(services: Services, asked: Credentials, *, ip_address: str | None, user_agent: str | None) -> SignedIn:
@@ -55,7 +58,7 @@ def account(tenant_slug: str, email: str) -> str:
 async def open_session(services: Services, user: User, *, ip_address: str | None, user_agent: str | None) -> SignedIn:
     """Record a session of the user and return its tokens. Raises `InvalidCredentials` where the user is gone, off or has another password by now.
 
-    A sign-in from a place that the user has not been at lately is told to the user by mail.
+    A sign-in from a place that the user has not been at lately is told to the user by mail, five times an hour at the most.
     """
     session_id = new_id()
     refresh_token = services.derived_tokens.make(TokenKind.REFRESH, TokenName(user.tenant_id, session_id))
@@ -71,7 +74,8 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
         current = (await session.execute(seen, execution_options={"populate_existing": True})).scalar_one_or_none()
         if current is None:
             raise InvalidCredentials
-        if await is_new_place(session, user.tenant_id, user.id, ip_address, user_agent):
+        is_news = await is_new_place(session, user.tenant_id, user.id, ip_address, user_agent)
+        if is_news and await services.throttle.take(f"news\0{user.tenant_id}\0{user.id}", NEWS):
             await post(session, user.tenant_id, MailTemplate.NEW_SIGN_IN, current.email, subject_id=user.id, ip_address=ip_address, user_agent=user_agent)
         session.add(
             Session(

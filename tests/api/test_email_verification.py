@@ -12,7 +12,9 @@ from httpx import AsyncClient
 
 from app.config import Settings
 from app.core.derived_tokens import TokenKind, TokenName
+from app.jobs.mail_contents import LINKS
 from app.models import MailTemplate, TokenPurpose
+from app.services.account_mail import TO_RECIPIENT
 from tests.api.answers import accepted, refused
 from tests.api.mailing import client_elsewhere, mails
 from tests.api.world import newcomer
@@ -183,12 +185,17 @@ async def test_resend_and_forgot_tell_nobody_from_anybody(stranger: AsyncClient,
 
 
 @pytest.mark.parametrize(("path", "template"), [(RESEND, MailTemplate.VERIFY_EMAIL), ("/api/v1/auth/password/forgot", MailTemplate.RESET_PASSWORD)])
-async def test_nobody_is_mailed_more_than_three_times_an_hour(app: FastAPI, factory: Factory, path: str, template: str) -> None:
+async def test_nobody_is_mailed_more_than_three_times_in_a_row(app: FastAPI, factory: Factory, path: str, template: str) -> None:
     person = await factory.person()
     for _ in range(8):
         async with client_elsewhere(app) as client:
             accepted(await client.post(path, json={"email": person.user.email, "tenant_slug": person.tenant.slug}), 202)
     assert len(await mails(factory, person.tenant.id, template)) == 3
+
+
+def test_strangers_who_ask_for_links_cannot_keep_the_owner_from_having_one_that_works() -> None:
+    _, lifetime, _ = LINKS[MailTemplate.RESET_PASSWORD]
+    assert TO_RECIPIENT.longest_pause < lifetime.total_seconds() - 300
 
 
 async def test_many_requests_at_once_mail_no_more(app: FastAPI, stranger: AsyncClient, factory: Factory) -> None:

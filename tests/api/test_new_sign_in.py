@@ -92,6 +92,13 @@ async def test_a_refused_sign_in_is_not_told(app: FastAPI, factory: Factory) -> 
     assert await told(factory, person) == []
 
 
+async def test_a_program_with_a_new_name_each_time_floods_nobody(app: FastAPI, factory: Factory) -> None:
+    person = await newcomer_in(factory)
+    for letter in "abcdefgh":
+        await sign_in(app, person, HOME, f"Browser {letter}")
+    assert len(await told(factory, person)) == 5
+
+
 def test_a_place_is_a_network_and_a_browser_without_its_version() -> None:
     assert place_of("192.0.2.10", "curl/8.5.0") == ("192.0.2.0/24", "curl/")
     assert place_of("2001:db8:1:2::3", None) == ("2001:db8:1::/48", "")
