@@ -26,13 +26,15 @@ async def register(services: Services, asked: Registration) -> Registered:
     """Register a person, and return the user and the tenant.
 
     A free slug founds a tenant with an admin, in one transaction; with an invitation it founds nothing. Raises `EmailTaken`, `SlugTaken`,
-    `RegistrationClosed`, `InvitationInvalid`, `TenantInactive`, `WeakPassword`.
+    `RegistrationClosed`, `InvitationInvalid`, `TenantInactive`, `WeakPassword`, `CaptchaRequired`, `CaptchaInvalid`.
     """
     name = TenantName("slug", asked.tenant_slug)
     tenant = await services.tenants.load(name)
     _refuse_closed(tenant, asked)
     tenant_name = tenant.name if tenant else asked.tenant_name or asked.tenant_slug
     refuse_weak(asked.password, email=asked.email, tenant_name=tenant_name, tenant_slug=asked.tenant_slug)
+    # Only now: what is refused for another reason has used no solution up. Before hashing: that is the work which the proof is the price of.
+    await services.captcha.demand(asked.captcha)
     password_hash = await services.passwords.hash(asked.password)
     if tenant is None:
         if not is_valid_name(asked.tenant_slug):

@@ -212,6 +212,12 @@ async def test_registration_takes_a_solution_once(demanding: AsyncClient) -> Non
     refused(await demanding.post(REGISTER, json=newcomer(captcha=solution)), 422, "captcha_invalid")
 
 
+async def test_a_registration_that_is_refused_for_its_password_uses_no_solution_up(demanding: AsyncClient) -> None:
+    person = newcomer(captcha=solved((await demanding.get("/api/v1/auth/captcha")).json()))
+    refused(await demanding.post("/api/v1/auth/register", json={**person, "password": "password1"}), 422, "weak_password")
+    accepted(await demanding.post("/api/v1/auth/register", json=person), 201)
+
+
 async def test_a_forgotten_password_takes_a_solution_once(demanding: AsyncClient, factory: Factory) -> None:
     person = await factory.person()
     asked = {"email": person.user.email, "tenant_slug": person.tenant.slug}

@@ -42,7 +42,6 @@ async def register(asked: Registration, request: Request, services: AllServices)
     `captcha` is a solved challenge of `GET /api/v1/auth/captcha`.
     """
     await agree_on_slug(request, services, asked.tenant_slug)
-    await services.captcha.demand(asked.captcha)
     return await register_person(services, asked)
 
 
