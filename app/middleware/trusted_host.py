@@ -76,17 +76,15 @@ class TrustedProxyMiddleware:
     def _client_of(self, peer: str, chain: str) -> str:
         """Return the last address of the chain that is no proxy of ours: each proxy appends the one it saw, and what stands before that is hearsay.
 
-        Where a proxy of ours passes on what is no address, nobody knows the client's, and the proxy's own has to do.
+        Where there is none, or a proxy of ours passes on what is no address, nobody knows the client's, and the peer's has to do.
         """
-        address = peer
         for part in reversed([part.strip() for part in chain.split(",") if part.strip()]):
-            found = address_in(part)
-            if found is None:
+            address = address_in(part)
+            if address is None:
                 break
-            address = found
             if not self._trusts(address):
-                break
-        return address
+                return address
+        return peer
 
     def _trusts(self, address: str) -> bool:
         try:

@@ -126,8 +126,7 @@ async def test_two_admins_who_remove_each_other_at_once_leave_one(
         other = await factory.person(one.tenant)
         answers = await asyncio.gather(first(client, one, other), second(elsewhere, other, one))
         assert [answer.is_success for answer in answers].count(True) == 1, [answer.text for answer in answers]
-        # 503: on a machine that is busy with other tests, the second may have waited for the lock for as long as it may.
-        assert {answer.status_code for answer in answers if not answer.is_success} <= {401, 403, 409, 503}
+        assert {answer.status_code for answer in answers if not answer.is_success} <= {401, 403, 409}
         assert await active_admins(factory, one) == 1
 
     for _ in range(RACES // AT_ONCE):

@@ -22,7 +22,7 @@ from tests.factories import Factory
 from tests.faults.support import PATIENCE, Process, ServerProcess, Valkey, changed, environment_of, eventually, process, proxy_to, server_process
 from tests.jobs.support import QUICK_WORKER, WORKER, add, said, started
 
-KILLS, JOB_KILLS = 10, 5
+KILLS, JOB_KILLS = 15, 6
 SERVER_KILLS = 3
 
 
