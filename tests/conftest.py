@@ -12,7 +12,7 @@ import alembic.config
 import psycopg2
 import pytest
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient
+from httpx import AsyncClient
 from sqlalchemy.engine import make_url
 
 from app.config import Settings, with_driver
@@ -20,6 +20,7 @@ from app.main import create_app
 from app.services.container import Services
 from app.services.roles import prepare_database
 from deploy.local.servers import LocalServers
+from tests.clients import client_of, fresh_address
 from tests.factories import Factory
 from tests.mail.smtp_server import SmtpServer, smtp_server
 
@@ -143,9 +144,15 @@ async def factory(database_urls: tuple[str, str], settings: Settings) -> AsyncIt
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
+def address() -> str:
+    """The address that the test's client has, and nobody else."""
+    return fresh_address()
+
+
+@pytest.fixture
+async def client(app: FastAPI, address: str) -> AsyncIterator[AsyncClient]:
     """An HTTP client of the application."""
-    async with AsyncClient(transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://testserver") as made:
+    async with client_of(app, address) as made:
         yield made
 
 

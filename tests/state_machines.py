@@ -6,10 +6,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import ClassVar, TypeVar
 
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from tests.clients import client_of
 from tests.factories import Factory
 from tests.isolation.conftest import application_of_its_own
 
@@ -25,7 +25,7 @@ class ApiMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.client = AsyncClient(transport=ASGITransport(self.app), base_url="http://testserver")
+        self.client = client_of(self.app, raise_app_exceptions=True)
 
     def run(self, work: Awaitable[Result]) -> Result:
         return self.loop.run_until_complete(work)

@@ -16,8 +16,9 @@ from app.jobs.mail_contents import LINKS
 from app.models import MailTemplate, TokenPurpose
 from app.services.account_mail import TO_RECIPIENT
 from tests.api.answers import accepted, refused
-from tests.api.mailing import client_elsewhere, mails
+from tests.api.mails import mails
 from tests.api.world import newcomer
+from tests.clients import client_of
 from tests.factories import PASSWORD, Factory, Person
 from tests.faults.support import changed, running
 
@@ -26,7 +27,7 @@ VERIFY, RESEND, LOGIN = "/api/v1/auth/verify-email", "/api/v1/auth/verify-email/
 
 @pytest.fixture
 async def stranger(app: FastAPI) -> AsyncIterator[AsyncClient]:
-    async with client_elsewhere(app) as client:
+    async with client_of(app) as client:
         yield client
 
 
@@ -188,7 +189,7 @@ async def test_resend_and_forgot_tell_nobody_from_anybody(stranger: AsyncClient,
 async def test_nobody_is_mailed_more_than_three_times_in_a_row(app: FastAPI, factory: Factory, path: str, template: str) -> None:
     person = await factory.person()
     for _ in range(8):
-        async with client_elsewhere(app) as client:
+        async with client_of(app) as client:
             accepted(await client.post(path, json={"email": person.user.email, "tenant_slug": person.tenant.slug}), 202)
     assert len(await mails(factory, person.tenant.id, template)) == 3
 
@@ -209,11 +210,11 @@ async def test_a_client_has_twenty_mails_sent_an_hour_and_cannot_use_up_others(a
     tenant = await factory.tenant()
     network = f"2001:db8:{uuid4().hex[:4]}:1"
     for number in range(25):
-        async with client_elsewhere(app, f"{network}::{number:x}") as client:
+        async with client_of(app, f"{network}::{number:x}") as client:
             accepted(await client.post(RESEND, json={"email": f"{number}@example.com", "tenant_slug": tenant.slug}), 202)
             accepted(await client.post(RESEND, json={"email": "victim@example.com", "tenant_slug": tenant.slug}), 202) if number > 20 else None
     assert len(await mails(factory, tenant.id)) == 20
-    async with client_elsewhere(app) as client:
+    async with client_of(app) as client:
         accepted(await client.post(RESEND, json={"email": "victim@example.com", "tenant_slug": tenant.slug}), 202)
     assert len(await mails(factory, tenant.id)) == 21
 

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from app.core.redis import RedisGateway
 from app.services.container import Services
 from tests.api.answers import accepted, refused
-from tests.api.mailing import client_elsewhere
+from tests.clients import client_of
 from tests.factories import Factory, Person
 
 LOGIN, RESEND, FORGOT = "/api/v1/auth/login", "/api/v1/auth/verify-email/resend", "/api/v1/auth/password/forgot"
@@ -103,7 +103,7 @@ async def test_asking_for_mail_is_the_same_work_for_every_kind_of_account(
     kinds = await people(factory)
     done = {}
     for kind, body in kinds.items():
-        async with client_elsewhere(app) as client:
+        async with client_of(app) as client:
             # Mailed three times, then no more.
             for attempt in range(5):
                 with watched(services, monkeypatch) as work:

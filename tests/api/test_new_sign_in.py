@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from app.models import MailTemplate
 from app.services.places import place_of
 from tests.api.answers import accepted, refused
-from tests.api.mailing import client_elsewhere, mails
+from tests.api.mails import mails
+from tests.clients import client_of
 from tests.factories import PASSWORD, Factory, Person
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:{0}.0) Gecko/20100101 Firefox/{0}.0"
@@ -24,7 +25,7 @@ async def newcomer_in(factory: Factory) -> Person:
 
 
 async def sign_in(app: FastAPI, person: Person, address: str, agent: str) -> None:
-    async with client_elsewhere(app, address, **{"User-Agent": agent}) as client:
+    async with client_of(app, address, headers={"User-Agent": agent}) as client:
         body = {"email": person.user.email, "password": PASSWORD, "tenant_slug": person.tenant.slug}
         accepted(await client.post("/api/v1/auth/login", json=body))
 
@@ -86,7 +87,7 @@ async def test_a_sign_in_after_ninety_days_of_absence_is_no_news(app: FastAPI, f
 async def test_a_refused_sign_in_is_not_told(app: FastAPI, factory: Factory) -> None:
     person = await newcomer_in(factory)
     await sign_in(app, person, HOME, SAFARI)
-    async with client_elsewhere(app, ABROAD) as client:
+    async with client_of(app, ABROAD) as client:
         body = {"email": person.user.email, "password": "a wrong passphrase", "tenant_slug": person.tenant.slug}
         refused(await client.post("/api/v1/auth/login", json=body), 401, "invalid_credentials")
     assert await told(factory, person) == []

@@ -12,7 +12,7 @@ from app.models import MailTemplate, TokenPurpose
 from app.services.container import Services
 from app.services.sign_in import account
 from tests.api.answers import accepted, refused
-from tests.api.mailing import mails
+from tests.api.mails import mails
 from tests.factories import PASSWORD, Factory, Person
 
 RESET, CHANGE, LOGIN, ME = "/api/v1/auth/password/reset", "/api/v1/auth/password/change", "/api/v1/auth/login", "/api/v1/auth/me"

@@ -29,13 +29,13 @@ async def sessions_of(factory: Factory, number: int, role: Role = Role.MEMBER) -
 # ─── The list ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_session_shows_its_device_its_address_and_its_last_use(client: AsyncClient, factory: Factory) -> None:
+async def test_a_session_shows_its_device_its_address_and_its_last_use(client: AsyncClient, factory: Factory, address: str) -> None:
     person = await factory.person(role=Role.VIEWER)
     credentials = {"email": person.user.email, "password": PASSWORD, "tenant_slug": person.tenant.slug}
     accepted(await client.post("/api/v1/auth/login", json=credentials, headers={"User-Agent": "Browser/1.0"}))
     newest, own = accepted(await client.get(SESSIONS, headers=person.headers))["items"]
     assert newest.keys() == {"id", "created_at", "last_used_at", "ip_address", "user_agent", "current"}
-    assert (newest["ip_address"], newest["user_agent"]) == ("127.0.0.1", "Browser/1.0")
+    assert (newest["ip_address"], newest["user_agent"]) == (address, "Browser/1.0")
     assert newest["created_at"] == newest["last_used_at"]
     assert newest["created_at"].endswith("Z")
     assert (newest["current"], own["current"], own["id"]) == (False, True, str(person.session_id))

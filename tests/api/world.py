@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from httpx import ASGITransport, AsyncClient
+from httpx import AsyncClient
 
 from app.main import create_app
 from app.models import Invitation, Project, Resource, Role, Tenant
+from tests.clients import BASE_URL, client_of
 from tests.conftest import test_settings, worker_number
 from tests.factories import PASSWORD, Factory, Person
 
@@ -112,13 +113,11 @@ async def make_world(factory: Factory) -> World:
 
 
 @asynccontextmanager
-async def client_with(
-    database_urls: tuple[str, str], *, base_url: str = "http://testserver", peer: str = "127.0.0.1", **settings: Any
-) -> AsyncIterator[AsyncClient]:
+async def client_with(database_urls: tuple[str, str], *, base_url: str = BASE_URL, peer: str | None = None, **settings: Any) -> AsyncIterator[AsyncClient]:
     """Give a client of an application of its own, that has other settings than the tests' usual one."""
     app = create_app(test_settings(*database_urls, worker_number(), **settings))
     async with (
         app.router.lifespan_context(app),
-        AsyncClient(transport=ASGITransport(app, raise_app_exceptions=False, client=(peer, 50_000)), base_url=base_url) as client,
+        client_of(app, peer, base_url=base_url) as client,
     ):
         yield client

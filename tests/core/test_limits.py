@@ -9,16 +9,18 @@ from uuid import uuid4
 
 import pytest
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient, Response
+from httpx import AsyncClient, Response
 
 from app.api.deps import ReadAsViewer
 from app.config import Settings, TierLimits, default_tiers
 from app.core.limits import limit_headers
+from app.core.networks import network_of
 from app.core.redis import Script
 from app.core.security import AccessTokens
 from app.core.token_bucket import Bucket, BucketState
 from app.models import Role
 from app.services.container import Services
+from tests.clients import client_of
 from tests.factories import PASSWORD, Factory
 from tests.faults.support import changed, running
 
@@ -46,8 +48,7 @@ async def limited(settings: Settings) -> AsyncIterator[FastAPI]:
 @pytest.fixture
 async def stranger(limited: FastAPI) -> AsyncIterator[AsyncClient]:
     """A client from a network that nobody else is in."""
-    address = f"2001:db8:{uuid4().hex[:4]}:{uuid4().hex[:4]}::1"
-    async with AsyncClient(transport=ASGITransport(limited, raise_app_exceptions=False, client=(address, 1)), base_url="http://testserver") as client:
+    async with client_of(limited) as client:
         yield client
 
 
@@ -244,7 +245,7 @@ async def test_calls_without_a_token_have_30_at_once_and_60_a_minute_for_each_ad
 async def test_addresses_are_limited_apart(limited: FastAPI, stranger: AsyncClient) -> None:
     for _ in range(31):
         await stranger.post("/api/v1/auth/login", json={})
-    async with AsyncClient(transport=ASGITransport(limited, client=(f"192.0.2.{uuid4().hex}", 1)), base_url="http://testserver") as neighbour:
+    async with client_of(limited) as neighbour:
         assert remaining(await neighbour.post("/api/v1/auth/login", json={})) == {"address": 29}
 
 
@@ -254,8 +255,7 @@ async def test_all_addresses_of_a_network_are_one_stranger(limited: FastAPI) -> 
     for clients in ([f"{network}::{number:x}" for number in range(4)], [address, f"::ffff:{address}", f"::FFFF:{address}"]):
         left = []
         for client in clients:
-            transport = ASGITransport(limited, raise_app_exceptions=False, client=(client, 1))
-            async with AsyncClient(transport=transport, base_url="http://testserver") as anybody:
+            async with client_of(limited, client) as anybody:
                 left.append(remaining(await anybody.get("/api/v1/auth/captcha"))["address"])
         assert left == list(range(29, 29 - len(clients), -1))
 
@@ -320,7 +320,9 @@ async def test_asking_for_a_tenant_that_cannot_be_used_is_limited_by_address(str
 # ─── Keys ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_all_keys_of_one_call_share_a_hash_tag(client: AsyncClient, factory: Factory, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_keys_of_one_call_share_a_hash_tag(
+    client: AsyncClient, address: str, factory: Factory, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Redis Cluster refuses a script whose keys lie on several nodes."""
     calls: list[tuple[str, ...]] = []
     run = services.redis.run
@@ -335,7 +337,7 @@ async def test_all_keys_of_one_call_share_a_hash_tag(client: AsyncClient, factor
     await client.post("/api/v1/auth/login", json={})
     assert [len(keys) for keys in calls] == [4, 1]
     tags = [{re.findall(r"\{([^}]+)\}", key)[0] for key in keys} for keys in calls]
-    assert tags == [{f"t:{person.tenant.id}"}, {"a:127.0.0.1"}]
+    assert tags == [{f"t:{person.tenant.id}"}, {f"a:{network_of(address)}"}]
 
 
 async def test_users_of_one_tenant_share_its_bucket_and_not_each_others(stranger: AsyncClient, factory: Factory) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient
+from httpx import AsyncClient
 from redis.asyncio import Redis
 
 from app.config import Settings
 from app.main import create_app
 from deploy.local.memory import Memory, free_port
 from deploy.local.valkey import ValkeyServer
+from tests.clients import client_of
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -50,7 +51,7 @@ async def running(settings: Settings, prepare: Callable[[FastAPI], None] = lambd
     lifespan = app.router.lifespan_context(app)
     await lifespan.__aenter__()
     try:
-        async with AsyncClient(transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://testserver", timeout=PATIENCE) as client:
+        async with client_of(app, timeout=PATIENCE) as client:
             yield app, client
     finally:
         # Told nothing of a test that failed: the application stops in order, as it would by itself.

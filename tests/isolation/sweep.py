@@ -13,11 +13,12 @@ from uuid import UUID, uuid4
 
 import asyncpg
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient, Response
+from httpx import Response
 
 from app.core.derived_tokens import TokenKind, TokenName
 from app.core.permissions import includes
 from app.models import RegistrationPolicy, Role, TenantModel, TokenPurpose
+from tests.clients import client_of
 from tests.factories import PASSWORD, Factory, Person
 
 MARKER = "zq7victim"
@@ -208,9 +209,7 @@ class World:
         self.app = app
         self.factory = factory
         self.owner = owner
-        # From a network of its own: of what others ask for, nothing counts against it.
-        address = f"2001:db8:{uuid4().hex[:4]}:{uuid4().hex[:4]}::1"
-        self.client = AsyncClient(transport=ASGITransport(app, raise_app_exceptions=False, client=(address, 1)), base_url="http://testserver")
+        self.client = client_of(app)
 
     async def seed(self) -> None:
         """Make both tenants. Of everything the victim has, there is enough for a second page."""
