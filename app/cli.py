@@ -15,8 +15,10 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session as OrmSession
 
 from app.config import Settings, get_settings
+from app.core.queue import enqueue_on
 from app.core.stamps import STAMP_MILLISECONDS, stamp_key
 from app.models import Project, Tenant, Tier, User, new_id
+from app.services.changes import RENEW_STAMP, change_of
 from app.services.demo import DEMO_PASSWORD, DEMO_SLUG, DEMO_USERS
 from app.services.failed_jobs import read_jobs, send_again
 from app.services.roles import prepare_database
@@ -130,14 +132,15 @@ def _change(slug: str, **values: object) -> None:
         with OrmSession(engine) as session, session.begin():
             changed = update(Tenant).where(Tenant.slug == slug).values(**values, updated_at=func.now()).returning(Tenant.id)
             tenant_id = session.execute(changed).scalar_one_or_none()
-        if tenant_id is None:
-            sys.exit(f"There is no tenant {slug}.")
+            if tenant_id is None:
+                sys.exit(f"There is no tenant {slug}.")
+            enqueue_on(session.connection(), RENEW_STAMP, change_of(None), tenant_id)
         # The servers learn of it by the tenant's stamp; see app/core/stamps.py.
         try:
             with Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2) as redis:
                 redis.set(stamp_key(tenant_id), new_id().hex, px=STAMP_MILLISECONDS)
         except (RedisError, OSError):
-            console.print("Redis could not be told: servers that can reach it may go on as before for up to five minutes.")
+            console.print("Redis could not be told. A worker will do it; till then servers that reach Redis may go on as before, for five minutes at most.")
         console.print(f"{slug}: " + ", ".join(f"{name} = {value}" for name, value in values.items()))
 
 

@@ -19,6 +19,7 @@ from app.core.principals import Principal
 from app.core.tenancy import TenantInfo
 from app.database import Reader
 from app.models import Role
+from app.services.changes import announce
 from app.services.container import Services
 
 Row = TypeVar("Row")
@@ -79,6 +80,11 @@ class Context(Caller):
     def after_commit(self, action: AfterCommit) -> None:
         """Have something done once the transaction is committed, and before the answer leaves."""
         self.actions.append(action)
+
+    async def changed(self, user_id: UUID | None = None) -> None:
+        """Have every server feel what the transaction changes of the tenant, or of one user of it, from its commit on."""
+        await announce(self.session, self.tenant.id, user_id)
+        self.after_commit(lambda: self.services.stamps.renew(self.tenant.id, user_id))
 
 
 async def services_of(request: Request) -> Services:

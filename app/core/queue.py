@@ -4,6 +4,7 @@ Jobs belong to no tenant's table, so a payload holds identifiers and numbers, an
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,13 +13,18 @@ from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment, QueryQueue
 from pgqueuer.adapters.persistence.queries import Queries
 from pgqueuer.domain.settings import DBSettings
 from pgqueuer.ports.driver import Driver
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.utils.json import to_json
 
 # PgQueuer's tables lie in a schema of their own, beside the tenants' tables.
 QUEUE_SETTINGS = DBSettings(db_schema="jobs")
+
+# PgQueuer's own statement, with its parameters as psycopg2 writes them.
+ENQUEUE = QueryQueueBuilder(QUEUE_SETTINGS).build_enqueue_query()
+for _number, _name in enumerate(("priority", "kind", "payload", "pause", "key", "headers"), start=1):
+    ENQUEUE = ENQUEUE.replace(f"${_number}", f"%({_name})s")
 
 TAKE_OFF = text("DELETE FROM jobs.pgqueuer WHERE id = :job_id RETURNING id")
 
@@ -40,6 +46,13 @@ async def enqueue(
     connection = (await (await session.connection()).get_raw_connection()).driver_connection
     queries = queries_on(AsyncpgDriver(connection))  # type: ignore[arg-type]  # SQLAlchemy does not know which driver it has
     await queries.enqueue([kind] * len(texts), list(texts), [0] * len(texts), dedupe_key=keys, on_conflict="skip")
+
+
+def enqueue_on(connection: Connection, kind: str, payload: dict[str, Any], tenant_id: UUID) -> None:
+    """Add a job about a tenant to the transaction of the command line's connection."""
+    content = to_json({"tenant_id": tenant_id, **payload})
+    values = {"priority": [0], "kind": [kind], "payload": [content], "pause": [timedelta(0)], "key": [None], "headers": [None]}
+    connection.exec_driver_sql(ENQUEUE, values)
 
 
 async def take_off_queue(session: AsyncSession, job_id: int) -> bool:

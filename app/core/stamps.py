@@ -43,11 +43,15 @@ class Stamps:
 
     async def renew(self, tenant_id: UUID, user_id: UUID | None = None) -> None:
         """Say that the tenant, or one user of it, has changed. To be called after the commit."""
-        key = stamp_key(tenant_id, user_id)
         try:
-            await self._redis.call(lambda client: client.set(key, uuid4().hex, px=STAMP_MILLISECONDS))
+            await self.put(tenant_id, user_id)
         except RedisAway:
-            self._owed.add(key)
+            self._owed.add(stamp_key(tenant_id, user_id))
+
+    async def put(self, tenant_id: UUID, user_id: UUID | None = None) -> None:
+        """Do the same, and raise `RedisAway` where it cannot be done now."""
+        key = stamp_key(tenant_id, user_id)
+        await self._redis.call(lambda client: client.set(key, uuid4().hex, px=STAMP_MILLISECONDS))
 
     async def _pay(self) -> None:
         while self._owed:

@@ -1,9 +1,9 @@
 """Every kind of job that a worker does: importing a module registers its kinds."""
 
-from app.jobs import mail, purge, view_counts
+from app.jobs import mail, purge, stamps, view_counts
 from app.jobs.registry import TENANT_JOBS, WORLDWIDE_JOBS
 
-MODULES = (mail, purge, view_counts)
+MODULES = (mail, purge, stamps, view_counts)
 
 
 def registered() -> list[str]:

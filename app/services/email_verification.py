@@ -5,6 +5,7 @@ from sqlalchemy import func, select
 from app.core.account_exceptions import LinkInvalid
 from app.core.tenancy import TenantInfo
 from app.models import TokenPurpose, User
+from app.services.changes import announce
 from app.services.container import Services
 from app.services.one_time_tokens import use_token
 from app.services.registration import flush_user
@@ -26,4 +27,5 @@ async def verify_email(services: Services, tenant: TenantInfo, token: str) -> No
         user.email_verified = True
         user.updated_at = func.now()
         await flush_user(session)
+        await announce(session, tenant.id, used.user_id)
     await services.stamps.renew(tenant.id, used.user_id)

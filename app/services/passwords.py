@@ -9,6 +9,7 @@ from app.core.account_exceptions import LinkInvalid, WrongPassword
 from app.core.passwords import refuse_weak
 from app.core.tenancy import TenantInfo
 from app.models import MailTemplate, OneTimeToken, TokenPurpose, User
+from app.services.changes import announce
 from app.services.container import Services
 from app.services.mail import post
 from app.services.one_time_tokens import find_token, use_token
@@ -37,6 +38,7 @@ async def reset_password(services: Services, tenant: TenantInfo, token: str, pas
             raise LinkInvalid
         await use_token(session, tenant.id, token, purpose)
         await _end_what_the_old_one_opened(session, tenant.id, found.user_id, found.email)
+        await announce(session, tenant.id, found.user_id)
     await services.stamps.renew(tenant.id, found.user_id)
     await services.throttle.forget(account(tenant.slug, found.email))
 

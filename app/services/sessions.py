@@ -15,6 +15,7 @@ from app.core.tenancy import TenantInfo
 from app.models import Session, User
 from app.schemas.auth import SignedIn
 from app.schemas.user import UserRead
+from app.services.changes import announce
 from app.services.container import Services
 from app.utils import metrics
 
@@ -120,6 +121,7 @@ async def _look_again(tokens: DerivedTokens, session: AsyncSession, name: TokenN
     result = _same_again(tokens, row, name, token)
     if row is not None and isinstance(result, RefreshTokenReused):
         await revoke_session(session, name.tenant_id, row.id, name.row_id)
+        await announce(session, name.tenant_id, row.id)
     return row, result
 
 
@@ -144,7 +146,7 @@ def _same_again(tokens: DerivedTokens, row: AnyRow | None, name: TokenName, toke
 
 
 async def revoke_session(session: AsyncSession, tenant_id: UUID, user_id: UUID, session_id: UUID) -> bool:
-    """End a live session of a user. Returns whether there was one. Whoever calls renews the user's stamp after the commit, so that every server feels it."""
+    """End a live session of a user. Returns whether there was one. Whoever calls announces the change of the user."""
     ending = (
         update(Session)
         .where(
@@ -161,7 +163,7 @@ async def revoke_session(session: AsyncSession, tenant_id: UUID, user_id: UUID, 
 
 
 async def revoke_sessions(session: AsyncSession, tenant_id: UUID, user_id: UUID, *, keep: UUID | None = None) -> None:
-    """End all sessions of a user, or all but the one to keep. Whoever calls renews the user's stamp after the commit, so that every server feels it."""
+    """End all sessions of a user, or all but the one to keep. Whoever calls announces the change of the user."""
     ending = update(Session).where(Session.tenant_id == tenant_id, Session.user_id == user_id, Session.revoked_at.is_(None)).values(revoked_at=func.now())
     if keep is not None:
         ending = ending.where(Session.id != keep)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import app.jobs.kinds  # noqa: F401 (so that jobs of every kind can be done)
 from app.core.queue import enqueue
 from app.jobs.registry import Dispatcher, Tools
 from app.jobs.view_counts import ADD_VIEWS, FLUSH_VIEW_COUNTS

@@ -54,5 +54,5 @@ async def change(new: PasswordChange, caller: ReadAsViewer) -> Response:
     password_hash = await services.passwords.hash(new.new_password)
     async with caller.write() as ctx:
         await change_password(ctx.session, user, password_hash, keep=caller.session_id)
-        ctx.after_commit(lambda: services.stamps.renew(tenant.id, user.id))
+        await ctx.changed(user.id)
     return Response(status_code=204)

@@ -5,7 +5,7 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import bindparam, func, select
 
-from app.api.deps import AllServices, AsViewer, Context, ReadAsViewer
+from app.api.deps import AllServices, AsViewer, ReadAsViewer
 from app.api.documented import documented
 from app.api.retry import RetryingRoute
 from app.api.tenant_in_body import tenant_of_token
@@ -57,14 +57,14 @@ async def refresh(asked: Refreshing, request: Request, services: AllServices) ->
 async def logout(ctx: AsViewer) -> None:
     """End this session. Its access token and its refresh token stop working at once, on every server."""
     await revoke_session(ctx.session, ctx.tenant.id, ctx.user.id, ctx.session_id)
-    _tell(ctx)
+    await ctx.changed(ctx.user.id)
 
 
 @router.post("/logout-all", status_code=204, responses=documented())
 async def logout_all(ctx: AsViewer) -> None:
     """End every session of the caller, this one too."""
     await revoke_sessions(ctx.session, ctx.tenant.id, ctx.user.id)
-    _tell(ctx)
+    await ctx.changed(ctx.user.id)
 
 
 @router.get("/sessions", response_model=SessionList, responses=documented())
@@ -83,9 +83,4 @@ async def end_session(session_id: UUID, ctx: AsViewer) -> None:
     """End one of the caller's sessions."""
     if not await revoke_session(ctx.session, ctx.tenant.id, ctx.user.id, session_id):
         raise refused.NotFound
-    _tell(ctx)
-
-
-def _tell(ctx: Context) -> None:
-    """Have every server know, once it is committed."""
-    ctx.after_commit(lambda: ctx.services.stamps.renew(ctx.tenant.id, ctx.user.id))
+    await ctx.changed(ctx.user.id)

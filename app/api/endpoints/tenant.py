@@ -37,5 +37,5 @@ async def update_tenant(change: TenantUpdate, ctx: AsAdmin) -> TenantRead:
         tenant.updated_at = func.now()
         await ctx.session.flush()
         await ctx.session.refresh(tenant)
-        ctx.after_commit(lambda: ctx.services.stamps.renew(ctx.tenant.id))
+        await ctx.changed()
     return TenantRead.model_validate(tenant)

@@ -107,7 +107,7 @@ async def update_user(user_id: UUID, change: UserUpdate, ctx: AsViewer) -> UserR
         user.updated_at = func.now()
         await flush_user(ctx.session)
         await ctx.session.refresh(user)
-        ctx.after_commit(lambda: ctx.services.stamps.renew(ctx.tenant.id, user_id))
+        await ctx.changed(user_id)
     return UserRead.model_validate(user)
 
 
@@ -124,7 +124,7 @@ async def delete_user(user_id: UUID, ctx: AsAdmin) -> None:
     await ctx.session.execute(update(Project).where(Project.tenant_id == ctx.tenant.id, Project.owner_id == user_id).values(owner_id=None))
     await ctx.session.execute(update(Resource).where(Resource.tenant_id == ctx.tenant.id, Resource.created_by == user_id).values(created_by=None))
     await ctx.session.execute(delete(User).where(User.tenant_id == ctx.tenant.id, User.id == user_id))
-    ctx.after_commit(lambda: ctx.services.stamps.renew(ctx.tenant.id, user_id))
+    await ctx.changed(user_id)
 
 
 async def _change_address(ctx: Context, user: User, email: str | None) -> None:
