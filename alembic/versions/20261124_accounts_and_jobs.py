@@ -29,6 +29,7 @@ def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '4s'")
     op.execute("SET LOCAL statement_timeout = '60s'")
     op.add_column("users", column("pending_email", sa.Text(), nullable=True))
+    op.add_column("users", column("password_version", sa.Integer(), "0"))
     op.add_column("sessions", column("refresh_count", sa.Integer(), "0"))
     op.add_column("sessions", column("refreshed_at", TIME, nullable=True))
     op.add_column("sessions", column("previous_token_hash", sa.LargeBinary(), nullable=True))
@@ -57,6 +58,7 @@ def downgrade() -> None:
     op.drop_column("sessions", "previous_token_hash")
     op.drop_column("sessions", "refreshed_at")
     op.drop_column("sessions", "refresh_count")
+    op.drop_column("users", "password_version")
     op.drop_column("users", "pending_email")
 
 
@@ -106,7 +108,8 @@ def create_mails() -> None:
         column("state", sa.Text(), "'waiting'"),
         column("finished_at", TIME, nullable=True),
     )
-    check("mails", "template", "template IN ('verify_email', 'reset_password', 'set_password', 'invitation', 'password_changed', 'new_sign_in')")
+    templates = "'verify_email', 'reset_password', 'set_password', 'invitation', 'password_changed', 'address_changed', 'new_sign_in'"
+    check("mails", "template", f"template IN ({templates})")
     check("mails", "state", "state IN ('waiting', 'sent', 'dropped')")
     check("mails", "finished_at", "(state = 'waiting') = (finished_at IS NULL)")
     index("mails", "state", "finished_at")

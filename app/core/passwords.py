@@ -57,6 +57,10 @@ class PasswordHasher:
         """Whether the password is the one that was hashed. Without a stored hash the same work is done, and the answer is no. Raises `Overloaded`."""
         return await self._run(lambda: self._verify(password, stored))
 
+    def is_outdated(self, stored: str) -> bool:
+        """Whether the hash was made with another cost than is set now, so that verifying it takes another time than the dummy's does."""
+        return bool(self._context.needs_update(stored))
+
     def close(self) -> None:
         """Let the threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -19,6 +19,7 @@ class MailTemplate(StrEnum):
     SET_PASSWORD = "set_password"  # noqa: S105 (a template's name)
     INVITATION = "invitation"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 (a template's name)
+    ADDRESS_CHANGED = "address_changed"
     NEW_SIGN_IN = "new_sign_in"
 
 
@@ -39,7 +40,7 @@ class Mail(TenantModel):
         PrimaryKeyConstraint("tenant_id", "id"),
         tenant_key(),
         CheckConstraint(
-            "template IN ('verify_email', 'reset_password', 'set_password', 'invitation', 'password_changed', 'new_sign_in')",
+            "template IN ('verify_email', 'reset_password', 'set_password', 'invitation', 'password_changed', 'address_changed', 'new_sign_in')",
             name="template",
         ),
         CheckConstraint("state IN ('waiting', 'sent', 'dropped')", name="state"),

@@ -38,5 +38,7 @@ class User(TenantModel):
     # A new address, until whoever reads its mail has confirmed it.
     pending_email: Mapped[str | None]
     password_hash: Mapped[str | None]
+    # Counts the passwords that the user has had. The same password may be hashed anew at any sign-in, so the hash does not tell.
+    password_version: Mapped[int] = mapped_column(server_default="0")
     last_login_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=91)

@@ -4,15 +4,16 @@ from sqlalchemy import func, select
 
 from app.core.account_exceptions import LinkInvalid
 from app.core.tenancy import TenantInfo
-from app.models import TokenPurpose, User
+from app.models import MailTemplate, TokenPurpose, User
 from app.services.changes import announce
 from app.services.container import Services
+from app.services.mail import post
 from app.services.one_time_tokens import use_token
 from app.services.registration import flush_user
 
 
 async def verify_email(services: Services, tenant: TenantInfo, token: str) -> None:
-    """Take the token's address for verified; where it is the user's new one, it counts from now on.
+    """Take the token's address for verified; where it is the user's new one, it counts from now on, and the old one is told.
 
     Raises `LinkInvalid`, also where the user has another address by now, and `EmailTaken` where somebody else has the new one; the token then stays unused.
     """
@@ -21,6 +22,9 @@ async def verify_email(services: Services, tenant: TenantInfo, token: str) -> No
         of_token = select(User).where(User.tenant_id == tenant.id, User.id == used.user_id).with_for_update()
         user = (await session.execute(of_token)).scalar_one()
         if used.email == user.pending_email:
+            if user.email_verified:
+                # An address that nobody has verified may be a stranger's, whom our news do not concern.
+                await post(session, tenant.id, MailTemplate.ADDRESS_CHANGED, user.email, subject_id=user.id)
             user.email, user.pending_email = used.email, None
         elif used.email != user.email:
             raise LinkInvalid

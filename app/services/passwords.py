@@ -30,7 +30,7 @@ async def reset_password(services: Services, tenant: TenantInfo, token: str, pas
             update(User)
             # The address may have been changed since the mail was sent; then its reader is no longer the account's owner.
             .where(User.tenant_id == tenant.id, User.id == found.user_id, User.email == found.email)
-            .values(password_hash=password_hash, email_verified=True, updated_at=func.now())
+            .values(password_hash=password_hash, password_version=User.password_version + 1, email_verified=True, updated_at=func.now())
             .returning(User.id)
         )
         # The user's row comes first: two links at once would otherwise wait for each other, as each ends the other.
@@ -58,8 +58,8 @@ async def change_password(session: AsyncSession, user: User, password_hash: str,
     """Store another password, and end all sessions but the one to keep. Raises `WrongPassword` where it was changed since the user was read."""
     changing = (
         update(User)
-        .where(User.tenant_id == user.tenant_id, User.id == user.id, User.password_hash == user.password_hash)
-        .values(password_hash=password_hash, updated_at=func.now())
+        .where(User.tenant_id == user.tenant_id, User.id == user.id, User.password_version == user.password_version)
+        .values(password_hash=password_hash, password_version=User.password_version + 1, updated_at=func.now())
         .returning(User.id)
     )
     if (await session.execute(changing)).scalar_one_or_none() is None:

@@ -7,7 +7,7 @@ from sqlalchemy import func, select, update
 
 from app.core.account_exceptions import EmailNotVerified
 from app.core.derived_tokens import TokenKind, TokenName, token_hash
-from app.core.exceptions import AccountInactive, InvalidCredentials, TenantInactive
+from app.core.exceptions import AccountInactive, InvalidCredentials, Overloaded, TenantInactive
 from app.core.tenancy import TenantName
 from app.core.throttle import Pace
 from app.models import MailTemplate, Session, User, new_id
@@ -47,7 +47,19 @@ async def sign_in(services: Services, asked: Credentials, *, ip_address: str | N
         raise AccountInactive
     if services.settings.demands_verified_email and not user.email_verified:
         raise EmailNotVerified
-    return await open_session(services, user, ip_address=ip_address, user_agent=user_agent)
+    rehashed = await _rehashed(services, user, asked.password)
+    return await open_session(services, user, ip_address=ip_address, user_agent=user_agent, rehashed=rehashed)
+
+
+async def _rehashed(services: Services, user: User, password: str) -> str | None:
+    """Return a hash of the present cost, where the stored one has another: by the time it takes, the account could be told from an unknown one."""
+    if user.password_hash is None or not services.passwords.is_outdated(user.password_hash):
+        return None
+    try:
+        return await services.passwords.hash(password)
+    except Overloaded:
+        # Another time: nobody is to be turned away for it.
+        return None
 
 
 def account(tenant_slug: str, email: str) -> str:
@@ -55,8 +67,10 @@ def account(tenant_slug: str, email: str) -> str:
     return f"sign-in\0{tenant_slug.strip().lower()}\0{email}"
 
 
-async def open_session(services: Services, user: User, *, ip_address: str | None, user_agent: str | None) -> SignedIn:
-    """Record a session of the user and return its tokens. Raises `InvalidCredentials` where the user is gone, off or has another password by now.
+async def open_session(services: Services, user: User, *, ip_address: str | None, user_agent: str | None, rehashed: str | None) -> SignedIn:
+    """Record a session of the user and return its tokens. `rehashed` takes the place of the password's hash, if given.
+
+    Raises `InvalidCredentials` where the user is gone, off or has another password by now.
 
     A sign-in from a place that the user has not been at lately is told to the user by mail, five times an hour at the most.
     """
@@ -67,8 +81,8 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
     async with services.database.transaction(user.tenant_id) as session:
         seen = (
             update(User)
-            .where(User.tenant_id == user.tenant_id, User.id == user.id, User.is_active, User.password_hash == user.password_hash)
-            .values(last_login_at=func.now())
+            .where(User.tenant_id == user.tenant_id, User.id == user.id, User.is_active, User.password_version == user.password_version)
+            .values({"last_login_at": func.now(), **({"password_hash": rehashed} if rehashed else {})})
             .returning(User)
         )
         current = (await session.execute(seen, execution_options={"populate_existing": True})).scalar_one_or_none()

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from httpx import AsyncClient
 
-from app.models import MailTemplate, Role, User
+from app.models import MailTemplate, Role, TokenPurpose, User
 from tests.api.answers import accepted, refused
 from tests.api.mails import Asked, mails_of
 from tests.factories import PASSWORD, Factory, Person
@@ -83,6 +83,24 @@ async def test_another_new_address_replaces_the_one_that_waits(client: AsyncClie
         await patched(client, person, person.user, email=email)
     assert await waiting(factory, person.user) == second
     assert [mail.recipient for mail in await mails_of(factory, person.tenant)] == [first, second]
+
+
+@pytest.mark.parametrize("was_verified", [True, False])
+async def test_the_old_address_is_told_once_the_new_one_counts_if_its_owner_had_verified_it(client: AsyncClient, factory: Factory, was_verified: bool) -> None:
+    person = await factory.person(email_verified=was_verified)
+    email = an_address()
+    await patched(client, person, person.user, email=email)
+    token = await factory.mailed_token(person.user, TokenPurpose.VERIFY_EMAIL, email=email)
+    accepted(await client.post("/api/v1/auth/verify-email", json={"token": token}), 204)
+    news = Asked(MailTemplate.ADDRESS_CHANGED, person.user.email, person.user.id, {}, has_job=True)
+    assert [mail for mail in await mails_of(factory, person.tenant) if mail.template != MailTemplate.VERIFY_EMAIL] == [news] * was_verified
+
+
+async def test_an_address_that_is_merely_verified_is_no_news(client: AsyncClient, factory: Factory) -> None:
+    person = await factory.person()
+    token = await factory.mailed_token(person.user, TokenPurpose.VERIFY_EMAIL)
+    accepted(await client.post("/api/v1/auth/verify-email", json={"token": token}), 204)
+    assert await mails_of(factory, person.tenant) == []
 
 
 async def test_an_address_of_another_user_is_taken_and_no_mail_leaves(client: AsyncClient, factory: Factory) -> None:

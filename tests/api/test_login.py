@@ -1,5 +1,6 @@
 """Sign-in: who gets in, and what whoever does not can learn."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -7,11 +8,14 @@ from uuid import uuid4
 import pytest
 from httpx import AsyncClient
 
+from app.config import Settings
+from app.core.exceptions import Overloaded
 from app.models import Role
 from app.services.container import Services
 from tests.api.answers import accepted, refused
 from tests.api.world import newcomer
 from tests.factories import PASSWORD, Factory, Person
+from tests.faults.support import changed, running
 
 LOGIN = "/api/v1/auth/login"
 
@@ -55,6 +59,46 @@ async def test_signing_in_is_remembered_with_its_time(client: AsyncClient, facto
     shown = accepted(await client.get(f"/api/v1/users/{person.user.id}", headers=person.headers))
     assert shown["last_login_at"] == answer["user"]["last_login_at"]
     assert shown["updated_at"] == answer["user"]["updated_at"]
+
+
+async def hash_of(factory: Factory, person: Person) -> str:
+    ((stored,),) = await factory.run("SELECT password_hash FROM users WHERE id = :id", id=person.user.id)
+    return str(stored)
+
+
+async def test_a_password_is_hashed_anew_at_the_first_sign_in_after_its_cost_was_changed(settings: Settings, factory: Factory) -> None:
+    """By the time that the old cost takes, the account could be told from an unknown one."""
+    person = await factory.person()
+    async with running(changed(settings, password_hash_rounds=5)) as (_, client):
+        refused(await client.post(LOGIN, json=credentials(person, password="a wrong passphrase")), 401, "invalid_credentials")
+        assert ",r=4$" in await hash_of(factory, person)
+        accepted(await client.post(LOGIN, json=credentials(person)))
+        renewed = await hash_of(factory, person)
+        assert ",r=5$" in renewed
+        accepted(await client.post(LOGIN, json=credentials(person)))
+        assert await hash_of(factory, person) == renewed
+
+
+async def test_many_first_sign_ins_at_once_after_a_change_of_cost_all_succeed(settings: Settings, factory: Factory) -> None:
+    person = await factory.person()
+    async with running(changed(settings, password_hash_rounds=5)) as (_, client):
+        answers = await asyncio.gather(*(client.post(LOGIN, json=credentials(person)) for _ in range(4)))
+        assert [answer.status_code for answer in answers] == [200] * 4
+        accepted(await client.post(LOGIN, json=credentials(person)))
+
+
+async def test_where_all_cores_are_busy_the_old_hash_stays_and_the_sign_in_succeeds(
+    settings: Settings, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = await factory.person()
+
+    async def busy(_: str) -> str:
+        raise Overloaded("Too many.")
+
+    async with running(changed(settings, password_hash_rounds=5)) as (app, client):
+        monkeypatch.setattr(app.state.services.passwords, "hash", busy)
+        accepted(await client.post(LOGIN, json=credentials(person)))
+    assert ",r=4$" in await hash_of(factory, person)
 
 
 async def test_each_sign_in_is_a_session_of_its_own(client: AsyncClient, factory: Factory) -> None:
