@@ -20,7 +20,7 @@ from app.core.stamps import STAMP_MILLISECONDS, stamp_key
 from app.models import Project, Tenant, Tier, User, new_id
 from app.services.changes import RENEW_STAMP, change_of
 from app.services.demo import DEMO_PASSWORD, DEMO_SLUG, DEMO_USERS
-from app.services.failed_jobs import read_jobs, send_again
+from app.services.failed_jobs import count_jobs, read_jobs, send_again
 from app.services.roles import prepare_database
 from app.services.seeding import seed_demo as seed
 
@@ -145,15 +145,21 @@ def _change(slug: str, **values: object) -> None:
 
 
 @jobs.command("list")
-def list_jobs(everything: Annotated[bool, typer.Option("--all", help="Those that wait or are being done, too")] = False) -> None:
+def list_jobs(
+    everything: Annotated[bool, typer.Option("--all", help="Those that wait or are being done, too")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="The most to show; how many there are beyond is said")] = 100,
+) -> None:
     """List the jobs that failed for good, oldest first."""
     with owner() as (_, engine), engine.connect() as connection:
-        found = read_jobs(connection, failed_only=not everything)
+        found = read_jobs(connection, failed_only=not everything, most=limit)
+        more = count_jobs(connection, failed_only=not everything) - len(found)
     table = _table("id", "kind", "tenant", "state", "attempts", "since", "next try", "last error")
     for job in found:
         next_try = f"{job.next_try:%Y-%m-%d %H:%M:%S}" if job.next_try else ""
         table.add_row(str(job.id), job.kind, job.tenant, job.state, str(job.attempts), f"{job.since:%Y-%m-%d %H:%M:%S}", next_try, job.last_error)
     console.print(table)
+    if more > 0:
+        console.print(f"… and {more} more: --limit {limit + more} shows them all")
 
 
 @jobs.command("retry")

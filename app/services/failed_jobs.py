@@ -18,8 +18,9 @@ JOBS = text("""
 SELECT id, entrypoint, payload, status::text AS state, attempts, created, execute_after,
        (SELECT traceback->>'exception_message' FROM jobs.pgqueuer_log WHERE job_id = job.id AND traceback IS NOT NULL ORDER BY created DESC, id DESC LIMIT 1)
        AS last_error
-FROM jobs.pgqueuer job WHERE status = 'failed' OR NOT :failed_only ORDER BY id
+FROM jobs.pgqueuer job WHERE status = 'failed' OR NOT :failed_only ORDER BY id LIMIT :most
 """)
+COUNT = text("SELECT count(*) FROM jobs.pgqueuer WHERE status = 'failed' OR NOT :failed_only")
 FAILED = text("SELECT id FROM jobs.pgqueuer WHERE status = 'failed' ORDER BY id")
 REQUEUE = QueryQueueBuilder(QUEUE_SETTINGS).build_requeue_jobs_query().replace("$1", "%(ids)s")
 
@@ -38,9 +39,14 @@ class QueuedJob:
     last_error: str
 
 
-def read_jobs(connection: Connection, *, failed_only: bool) -> list[QueuedJob]:
-    """Return the jobs in the queue, oldest first."""
-    rows = connection.execute(JOBS, {"failed_only": failed_only}).all()
+def count_jobs(connection: Connection, *, failed_only: bool) -> int:
+    """Return how many jobs are in the queue."""
+    return int(connection.execute(COUNT, {"failed_only": failed_only}).scalar_one())
+
+
+def read_jobs(connection: Connection, *, failed_only: bool, most: int) -> list[QueuedJob]:
+    """Return the jobs in the queue, oldest first, so many of them at the most."""
+    rows = connection.execute(JOBS, {"failed_only": failed_only, "most": most}).all()
     tenants = {row.id: _tenant_of(row.payload) for row in rows}
     known = select(Tenant.id, Tenant.slug).where(Tenant.id.in_({tenant_id for tenant_id in tenants.values() if tenant_id}))
     slugs: dict[UUID | None, str] = {tenant.id: tenant.slug for tenant in connection.execute(known)}

@@ -66,6 +66,16 @@ async def test_a_narrow_terminal_or_a_pipe_cuts_nothing(services: Services, fact
     assert whole[7] == "SMTPRefused"
 
 
+async def test_no_more_jobs_are_listed_than_asked_for_and_the_rest_is_counted(
+    services: Services, factory: Factory, environment: dict[str, str], tmp_path: Path
+) -> None:
+    numbers = [await failed(services, factory) for _ in range(3)]
+    output = run_cli(tmp_path, environment, "jobs", "list", "--limit", "2")
+    assert list(lines_of(output)) == numbers[:2]
+    assert "… and 1 more: --limit 3 shows them all" in output
+    assert "more" not in run_cli(tmp_path, environment, "jobs", "list", "--limit", "3")
+
+
 async def test_failed_jobs_are_sent_again_by_name_or_all(services: Services, factory: Factory, environment: dict[str, str], tmp_path: Path) -> None:
     one, two, three = [await failed(services, factory) for _ in range(3)]
     state = "SELECT id, status::text, attempts, execute_after <= now() FROM jobs.pgqueuer ORDER BY id"
