@@ -2,7 +2,7 @@
 
 from fastapi import Request
 
-from app.core.derived_tokens import TokenName
+from app.core.derived_tokens import TokenKind, name_of
 from app.core.exceptions import TenantInactive, TenantRequired
 from app.core.tenancy import TenantInfo, TenantName
 from app.services.container import Services
@@ -21,15 +21,21 @@ async def agree_on_slug(request: Request, services: Services, slug: str) -> None
         raise TenantRequired("The headers or the host name another tenant than `tenant_slug`. Name one tenant only.")
 
 
-async def tenant_of_token(request: Request, services: Services, token: TokenName | None) -> TenantInfo | None:
-    """Return the tenant that a token in the body belongs to; None where there is none, or the headers name another. Raises `TenantInactive`."""
-    tenant = None if token is None else await services.tenants.load(TenantName("id", str(token.tenant_id)))
+async def tenant_of_token(request: Request, services: Services, kind: TokenKind, token: str) -> TenantInfo | None:
+    """Return the tenant that a token in the body belongs to; None where there is none, or the headers name another.
+
+    Raises `TenantInactive`, to whoever has a token of ours: a made-up one learns nothing of a tenant.
+    """
+    said = name_of(token)
+    tenant = None if said is None else await services.tenants.load(TenantName("id", str(said.tenant_id)))
     name: TenantName | None = request.scope["state"]["tenant_name"]
     if tenant is None:
         return None
     named = tenant if name is None else await services.tenants.load(name)
     if named is None or named.id != tenant.id:
         return None
-    if not tenant.is_active:
+    if tenant.is_active:
+        return tenant
+    if services.derived_tokens.is_ours(kind, token):
         raise TenantInactive
-    return tenant
+    return None

@@ -41,7 +41,7 @@ async def enqueue(
 
     With `unless_waiting`, a job is left out while one of this kind about the same tenant (or about none) waits or is being done.
     """
-    texts = [to_json({"tenant_id": tenant_id, **payload}) for payload, tenant_id in zip(payloads, tenant_ids, strict=True)]
+    texts = [to_json({**payload, "tenant_id": tenant_id}) for payload, tenant_id in zip(payloads, tenant_ids, strict=True)]
     keys: list[str | None] = [f"{kind} {tenant_id}" if unless_waiting else None for tenant_id in tenant_ids]
     connection = (await (await session.connection()).get_raw_connection()).driver_connection
     queries = queries_on(AsyncpgDriver(connection))  # type: ignore[arg-type]  # SQLAlchemy does not know which driver it has
@@ -50,7 +50,7 @@ async def enqueue(
 
 def enqueue_on(connection: Connection, kind: str, payload: dict[str, Any], tenant_id: UUID) -> None:
     """Add a job about a tenant to the transaction of the command line's connection."""
-    content = to_json({"tenant_id": tenant_id, **payload})
+    content = to_json({**payload, "tenant_id": tenant_id})
     values = {"priority": [0], "kind": [kind], "payload": [content], "pause": [timedelta(0)], "key": [None], "headers": [None]}
     connection.exec_driver_sql(ENQUEUE, values)
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Index, LargeBinary, PrimaryKeyConstraint, UniqueConstraint, func
+from sqlalchemy import ARRAY, DateTime, Index, LargeBinary, PrimaryKeyConstraint, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import TenantModel, same_tenant_key, tenant_key
@@ -31,6 +31,8 @@ class Session(TenantModel):
     previous_token_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     refresh_count: Mapped[int] = mapped_column(server_default="0")
     refreshed_at: Mapped[datetime | None]
+    # Of the few refreshes before that one, the last one first: which of the older tokens were used only seconds ago.
+    earlier_refreshes: Mapped[list[datetime]] = mapped_column(ARRAY(DateTime(timezone=True)), server_default="{}")
     ip_address: Mapped[str | None]
     user_agent: Mapped[str | None]
     last_used_at: Mapped[datetime] = mapped_column(server_default=func.now())

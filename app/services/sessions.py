@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.account_exceptions import RefreshTokenReused
@@ -20,6 +20,8 @@ from app.services.container import Services
 from app.utils import metrics
 
 GRACE = timedelta(seconds=10)
+# Whoever refreshes more often than this within the time of grace is no person with two tabs.
+REMEMBERED_REFRESHES = 8
 LONGEST_USER_AGENT = 400
 _UNSYNCHRONIZED = {"synchronize_session": False}
 _OF_USER = [getattr(User, name) for name in UserRead.model_fields]
@@ -43,8 +45,8 @@ def signed_in(services: Services, tenant_id: UUID, session_id: UUID, refresh_tok
 async def refresh_session(services: Services, tenant: TenantInfo | None, token: str, *, ip_address: str | None, user_agent: str | None) -> SignedIn:
     """Exchange a refresh token for its successor and a new access token. `tenant` is the one that token and request agree on.
 
-    The token before the current one gets the same successor again for ten seconds: an answer was lost, or two tabs asked at once. Later, or with an older
-    token, two parties hold the session's tokens, and it is ended for both (RFC 9700, section 4.14.2).
+    For ten seconds after its use, a token gets the session's current one again: an answer was lost, or two tabs asked at once. Later, two parties hold the
+    session's tokens, and it is ended for both (RFC 9700, section 4.14.2).
 
     Raises `TokenInvalid`, `TokenExpired`, `TokenRevoked`, and `RefreshTokenReused` once the end of the session is committed.
     """
@@ -93,6 +95,10 @@ async def _rotate(session: AsyncSession, name: TokenName, token: str, values: di
         .values(
             previous_token_hash=Session.refresh_token_hash,
             refresh_count=Session.refresh_count + 1,
+            earlier_refreshes=case(
+                (Session.refreshed_at.is_(None), Session.earlier_refreshes),
+                else_=func.array_prepend(Session.refreshed_at, Session.earlier_refreshes[1 : REMEMBERED_REFRESHES - 1]),
+            ),
             refreshed_at=func.now(),
             last_used_at=func.now(),
             **values,
@@ -112,7 +118,9 @@ async def _look_again(tokens: DerivedTokens, session: AsyncSession, name: TokenN
             Session.refresh_count,
             Session.revoked_at,
             (Session.expires_at <= func.now()).label("is_expired"),
-            (Session.refreshed_at > func.now() - GRACE).label("in_grace"),
+            Session.refreshed_at,
+            Session.earlier_refreshes,
+            func.now().label("now"),
         )
         .join(User, User.id == Session.user_id)
         .where(Session.tenant_id == name.tenant_id, User.tenant_id == name.tenant_id, Session.id == name.row_id)
@@ -126,7 +134,7 @@ async def _look_again(tokens: DerivedTokens, session: AsyncSession, name: TokenN
 
 
 def _same_again(tokens: DerivedTokens, row: AnyRow | None, name: TokenName, token: str) -> str | TokenInvalid:
-    """Return the successor that a token was exchanged for before, or why it gets none.
+    """Return the session's current token for one that was exchanged only seconds ago, or why it gets none.
 
     Whoever can only guess at a session's token learns nothing of the session, and does nothing to it.
     """
@@ -139,10 +147,16 @@ def _same_again(tokens: DerivedTokens, row: AnyRow | None, name: TokenName, toke
         return TokenRevoked()
     if row.is_expired:
         return TokenExpired()
-    if digest == row.previous_token_hash and row.in_grace:
+    if _was_used_lately(row, name.number):
         return tokens.again(TokenKind.REFRESH, name._replace(number=row.refresh_count), row.refresh_token_hash) or TokenInvalid()
     # One that is ahead of the session: of a database that was put back to an earlier time.
     return RefreshTokenReused() if name.number < row.refresh_count else TokenInvalid()
+
+
+def _was_used_lately(row: AnyRow, number: int) -> bool:
+    """Whether the session's token of this number was exchanged within the time of grace."""
+    uses, back = [row.refreshed_at, *row.earlier_refreshes], row.refresh_count - number
+    return 0 < back <= len(uses) and bool(uses[back - 1] > row.now - GRACE)
 
 
 async def revoke_session(session: AsyncSession, tenant_id: UUID, user_id: UUID, session_id: UUID) -> bool:

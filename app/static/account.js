@@ -30,6 +30,8 @@
   };
   const LABELS = { password: "password", full_name: "name", email: "address", tenant_slug: "link", token: "link", invitation_token: "link" };
 
+  class Refusal extends Error {}
+
   const at = (id) => document.getElementById(id);
   const name = location.pathname.replace(/\/+$/, "").split("/").pop();
   const page = PAGES[name];
@@ -46,7 +48,7 @@
     document.title = page.title;
     at("title").textContent = page.title;
     if (!isComplete) {
-      fail("This link is incomplete. Open the whole link of the mail, or copy all of it into the address bar.");
+      fail("This link is incomplete. Open the whole link of the mail, or copy all of it into the address bar; after a reload of this page, open it again.");
       return;
     }
     at("tenant").textContent = tenant;
@@ -83,14 +85,22 @@
     try {
       let answer = await call(page.path, body());
       if (answer.status === 422 && (await answer.clone().json()).code === "captcha_required") {
-        answer = await call(page.path, { ...body(), captcha: await solve(await (await call("captcha")).json()) });
+        answer = await pay();
       }
       if (answer.ok) succeed();
       else fail(...(await explain(answer)));
-    } catch {
-      fail("The service cannot be reached. Check your connection, and try again.");
+    } catch (error) {
+      fail(error instanceof Refusal ? error.message : "The service cannot be reached. Check your connection, and try again.");
     }
     at("button").disabled = false;
+  }
+
+  // Solve what the installation demands, and ask again with it.
+  async function pay() {
+    if (!window.crypto?.subtle) throw new Refusal("Your browser keeps what this needs to pages with https. Open the link with https, or ask whoever runs the service.");
+    const challenge = await call("captcha");
+    if (!challenge.ok) return challenge;
+    return call(page.path, { ...body(), captcha: await solve(await challenge.json()) });
   }
 
   function call(path, content) {

@@ -35,8 +35,14 @@ async def row_of(factory: Factory, session_id: UUID) -> Any:
 
 
 async def let_pass(factory: Factory, session_id: UUID, seconds: float) -> None:
-    """Have the session's last refresh be so much longer ago."""
-    await factory.run("UPDATE sessions SET refreshed_at = refreshed_at - make_interval(secs => :seconds) WHERE id = :id", seconds=seconds, id=session_id)
+    """Have the session's last refreshes be so much longer ago."""
+    await factory.run(
+        "UPDATE sessions SET refreshed_at = refreshed_at - make_interval(secs => :seconds),"
+        " earlier_refreshes = ARRAY(SELECT at - make_interval(secs => :seconds) FROM unnest(earlier_refreshes) WITH ORDINALITY AS e (at, place) ORDER BY place)"
+        " WHERE id = :id",
+        seconds=seconds,
+        id=session_id,
+    )
 
 
 async def assert_dead(client: AsyncClient, factory: Factory, person: Person, *refresh_tokens: str) -> None:

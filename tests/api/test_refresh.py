@@ -1,5 +1,6 @@
 """Refresh tokens: good once, forgiving for ten seconds, and the end of the session when somebody else has one too."""
 
+import base64
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from app.core.derived_tokens import LAST_NUMBER, DerivedTokens, TokenKind, Token
 from app.database import Reader
 from app.models import Role
 from app.services.container import Services
+from app.services.sessions import REMEMBERED_REFRESHES
 from tests.api.answers import accepted, refused
 from tests.api.concurrency import statement_not_yet_committed
 from tests.api.sessions import ME, REFRESH, assert_dead, headers_with, let_pass, refresh, row_of, successor
@@ -119,6 +121,39 @@ async def test_a_repeat_within_the_grace_gets_the_same_successor_and_tokens_that
     assert (await row_of(factory, person.session_id)).refresh_count == 2
 
 
+async def test_a_repeat_within_the_grace_gets_the_current_token_although_another_tab_has_gone_on(client: AsyncClient, factory: Factory) -> None:
+    person = await factory.person()
+    line = [person.refresh_token]
+    for _ in range(3):
+        line.append(await successor(client, line[-1]))
+    assert [await successor(client, token) for token in line[:3]] == [line[-1]] * 3
+    await let_pass(factory, person.session_id, 6.0)
+    line.append(await successor(client, line[-1]))
+    await let_pass(factory, person.session_id, 6.0)
+    # Each has its own ten seconds.
+    assert await successor(client, line[-2]) == line[-1]
+    refused(await refresh(client, line[-3]), 401, "refresh_token_reused")
+
+
+async def test_a_made_up_token_gets_nothing_within_the_grace(client: AsyncClient, factory: Factory) -> None:
+    person = await factory.person()
+    for token in (person.refresh_token, await successor(client, person.refresh_token)):
+        await successor(client, token)
+    body = base64.urlsafe_b64decode(person.refresh_token + "=" * (-len(person.refresh_token) % 4))
+    forged = base64.urlsafe_b64encode(body[:-1] + bytes([body[-1] ^ 1])).rstrip(b"=").decode()
+    refused(await refresh(client, forged), 401, "token_invalid")
+    assert (await row_of(factory, person.session_id)).revoked_at is None
+
+
+async def test_no_more_refreshes_are_remembered_than_a_few(client: AsyncClient, factory: Factory) -> None:
+    person = await factory.person()
+    token = person.refresh_token
+    for _ in range(REMEMBERED_REFRESHES + 3):
+        token = await successor(client, token)
+    assert len((await row_of(factory, person.session_id)).earlier_refreshes) == REMEMBERED_REFRESHES
+    refused(await refresh(client, person.refresh_token), 401, "refresh_token_reused")
+
+
 async def test_a_repeat_does_not_make_the_grace_longer(client: AsyncClient, factory: Factory) -> None:
     person = await factory.person()
     await successor(client, person.refresh_token)
@@ -154,9 +189,10 @@ async def test_a_stolen_token_is_of_use_until_both_have_used_it(client: AsyncCli
     await assert_dead(client, factory, person, person.refresh_token, current)
 
 
-async def test_an_older_token_ends_the_session_even_within_the_grace(client: AsyncClient, factory: Factory) -> None:
+async def test_an_older_token_ends_the_session_though_it_was_refreshed_a_moment_ago(client: AsyncClient, factory: Factory) -> None:
     person = await factory.person()
     second = await successor(client, person.refresh_token)
+    await let_pass(factory, person.session_id, BEYOND_THE_GRACE)
     third = await successor(client, second)
     refused(await refresh(client, person.refresh_token), 401, "refresh_token_reused")
     await assert_dead(client, factory, person, second, third)
@@ -206,6 +242,12 @@ async def test_in_a_suspended_tenant_nobody_refreshes(client: AsyncClient, facto
     refused(await refresh(client, person.refresh_token), 403, "tenant_inactive")
     await factory.run("UPDATE tenants SET is_active = true WHERE id = :id", id=person.tenant.id)
     accepted(await refresh(client, person.refresh_token))
+
+
+async def test_a_forged_token_does_not_tell_that_a_tenant_is_suspended(client: AsyncClient, settings: Settings, factory: Factory) -> None:
+    person = await factory.person(await factory.tenant(is_active=False))
+    for token in forged(person, settings).values():
+        refused(await refresh(client, token), 401, "token_invalid")
 
 
 def forged(person: Person, settings: Settings) -> dict[str, str]:

@@ -32,7 +32,8 @@ class OneSession(ApiMachine):
         self.person: Person = self.run(self.factory.person())
         self.line = [self.person.refresh_token]
         self.access = self.person.token
-        self.since = 0.0
+        # When each token of the line was used, by the model's own clock.
+        self.now, self.used = 0.0, [0.0]
         self.lives, self.is_active = True, True
 
     # Presenting tokens
@@ -40,7 +41,7 @@ class OneSession(ApiMachine):
     @rule(age=AGES, pause=PAUSES)
     def present_after_a_while(self, age: int, pause: float) -> None:
         self.run(let_pass(self.factory, self.person.session_id, pause))
-        self.since += pause
+        self.now += pause
         self.present(age)
 
     @rule(age=st.sampled_from([0, 1]))
@@ -58,7 +59,8 @@ class OneSession(ApiMachine):
             assert answer.status_code == 200, answer.text
             assert body["refresh_token"] not in self.line
             self.line.append(body["refresh_token"])
-            self.access, self.since = body["access_token"], 0.0
+            self.access, self.used[-1] = body["access_token"], self.now
+            self.used.append(self.now)
         elif outcome == "repeated":
             assert (answer.status_code, body.get("refresh_token")) == (200, self.line[-1]), answer.text
             self.access = body["access_token"]
@@ -72,7 +74,7 @@ class OneSession(ApiMachine):
             return "token_revoked"
         if place == len(self.line) - 1:
             return "rotated"
-        if place == len(self.line) - 2 and self.since < GRACE_SECONDS:
+        if self.now - self.used[place] < GRACE_SECONDS:
             return "repeated"
         return "refresh_token_reused"
 

@@ -1,6 +1,7 @@
 """What a job is given to work with: its own tenant's rows, or no tenant's."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -47,6 +48,13 @@ async def test_a_job_about_a_tenant_sees_that_tenants_rows_alone(services: Servi
 
     await dispatcher_of(services).dispatch("test_look", 0, to_json({"tenant_id": own.tenant_id, "number": 1}))
     assert seen == [({own.tenant_id}, {"number": 1}, own.tenant_id)]
+
+
+async def test_a_payload_cannot_put_a_job_into_another_tenants_context(services: Services, factory: Factory) -> None:
+    own, other = await factory.tenant(), await factory.tenant()
+    await add(services, "test_context", {"tenant_id": other.id}, tenant_id=own.id)
+    ((_, payload),) = await waiting(factory, "test_context")
+    assert json.loads(payload) == {"tenant_id": str(own.id)}
 
 
 @pytest.mark.usefixtures("kinds")

@@ -8,7 +8,7 @@ from app.api.retry import RetryingRoute
 from app.api.tenant_in_body import agree_on_slug, tenant_of_token
 from app.core import exceptions as refused
 from app.core.account_exceptions import LinkInvalid
-from app.core.derived_tokens import name_of
+from app.core.derived_tokens import TokenKind
 from app.models import MailTemplate
 from app.schemas.auth import Account, MailedToken, MailRequested
 from app.services.account_mail import ask_for_mail
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/api/v1/auth/verify-email", tags=["auth"], route_clas
 @router.post("", status_code=204, responses=documented(LinkInvalid, refused.TenantInactive, refused.EmailTaken, guarded=False))
 async def verify(mailed: MailedToken, request: Request, services: AllServices) -> Response:
     """Verify an address with the token of a mailed link. Where the link was mailed to a new address, that becomes the user's."""
-    tenant = await tenant_of_token(request, services, name_of(mailed.token))
+    tenant = await tenant_of_token(request, services, TokenKind.MAILED, mailed.token)
     if tenant is None:
         raise LinkInvalid
     await verify_email(services, tenant, mailed.token)

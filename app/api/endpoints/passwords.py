@@ -8,7 +8,7 @@ from app.api.retry import RetryingRoute
 from app.api.tenant_in_body import agree_on_slug, tenant_of_token
 from app.core import exceptions as refused
 from app.core.account_exceptions import CaptchaInvalid, CaptchaRequired, LinkInvalid, SignInThrottled, WrongPassword
-from app.core.derived_tokens import name_of
+from app.core.derived_tokens import TokenKind
 from app.core.passwords import refuse_weak
 from app.models import MailTemplate
 from app.schemas.auth import ForgottenPassword, MailRequested, NewPassword, PasswordChange
@@ -38,7 +38,7 @@ async def forgot(asked: ForgottenPassword, request: Request, services: AllServic
 )
 async def reset(new: NewPassword, request: Request, services: AllServices) -> Response:
     """Set a new password with the token of a mailed link. Ends every session of the user."""
-    tenant = await tenant_of_token(request, services, name_of(new.token))
+    tenant = await tenant_of_token(request, services, TokenKind.MAILED, new.token)
     if tenant is None:
         raise LinkInvalid
     await reset_password(services, tenant, new.token, new.password)

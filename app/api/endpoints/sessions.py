@@ -11,7 +11,7 @@ from app.api.retry import RetryingRoute
 from app.api.tenant_in_body import tenant_of_token
 from app.core import exceptions as refused
 from app.core.account_exceptions import RefreshTokenReused
-from app.core.derived_tokens import name_of
+from app.core.derived_tokens import TokenKind
 from app.database import Query
 from app.models import Session
 from app.schemas.auth import SignedIn
@@ -46,7 +46,7 @@ async def refresh(asked: Refreshing, request: Request, services: AllServices) ->
     Each refresh token is good once. A repeat within ten seconds, after a lost answer or from a second tab, gets the same new refresh token again. One that
     comes back later may have been stolen: the whole session is ended. The token names its tenant, so no header has to.
     """
-    tenant = await tenant_of_token(request, services, name_of(asked.refresh_token))
+    tenant = await tenant_of_token(request, services, TokenKind.REFRESH, asked.refresh_token)
     client = request.client
     return await refresh_session(
         services, tenant, asked.refresh_token, ip_address=client.host if client else None, user_agent=request.headers.get("user-agent")
