@@ -26,7 +26,7 @@ from tests.api.live_server import LiveServer
 from tests.api.world import ENDS_SESSIONS, World, make_world
 from tests.factories import Factory
 
-EXAMPLES = 50
+EXAMPLES = 500
 CHECKS: list[Callable[..., Any]] = [
     not_a_server_error,
     status_code_conformance,
