@@ -15,8 +15,9 @@ from app.jobs.mail_contents import contents_of
 from app.jobs.registry import GiveUp, TenantJob, tenant_job
 from app.models import Mail, MailState
 from app.services.mail import SEND_MAIL
+from app.utils.mail_message import OutgoingMail
 from app.utils.mail_templates import render
-from app.utils.mailer import MailFailure, OutgoingMail, Undeliverable
+from app.utils.mailer import MailFailure, Undeliverable
 
 log = structlog.get_logger(__name__)
 

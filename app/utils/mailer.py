@@ -5,22 +5,17 @@ import re
 import ssl
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email import policy
 from email.headerregistry import Address
-from email.message import EmailMessage
 from email.utils import parseaddr
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from uuid import UUID
 
 import structlog
 from aiosmtplib import SMTP, SMTPDataError, SMTPException, SMTPNotSupported, SMTPRecipientRefused, SMTPRecipientsRefused, SMTPResponseException
-from email_validator import EmailNotValidError, validate_email
 from pydantic import SecretStr
 
 from app.utils import outbox
+from app.utils.mail_message import MalformedMail, Message, NoSuchAddress, OutgoingMail, compose
 from app.utils.text import one_line
 
 # For the connection and its greeting, for all of it, and for the farewell, after which the mail is noted as sent.
@@ -47,19 +42,6 @@ class Undeliverable(MailFailure):
     """This mail is refused for good, for what it is or for whom it is to."""
 
 
-@dataclass(frozen=True)
-class OutgoingMail:
-    """One mail to one person."""
-
-    id: UUID
-    template: str
-    recipient: str
-    name: str
-    subject: str
-    text: str
-    html: str
-
-
 class Mailer:
     """Sends mail to the SMTP server of a URL, as `Settings` has checked it."""
 
@@ -71,9 +53,9 @@ class Mailer:
 
     async def send(self, mail: OutgoingMail) -> None:
         """Send a mail. Raises `TryLater` or `Undeliverable`."""
-        message = self.compose(mail)
+        message = self._compose(mail)
         if self._server is None:
-            await outbox.keep(message, mail.template, mail.recipient, mail.text)
+            await outbox.keep(mail, message.content)
             return
         if time.monotonic() < self._resting_until:
             raise TryLater("the SMTP server kept us waiting in vain a moment ago")
@@ -88,27 +70,21 @@ class Mailer:
             # Not from within the handler: the library's error has the address in its text, and would be shown as the cause of ours.
             raise failure
 
-    def compose(self, mail: OutgoingMail) -> EmailMessage:
-        """Return the message. It is known by the mail's identifier, so that one that was sent twice can be told. Raises `Undeliverable`."""
-        message = EmailMessage(policy=policy.SMTP)
-        message["From"] = self._sender
-        message["To"] = Address(one_line(mail.name), *_deliverable(mail.recipient))
-        message["Subject"] = one_line(mail.subject)
-        message["Date"] = datetime.now(UTC)
-        message["Message-ID"] = f"<{mail.id}@{self._sender.domain}>"
-        # RFC 3834: no holiday replies to this.
-        message["Auto-Submitted"] = "auto-generated"
-        message.set_content(mail.text, cte="quoted-printable")
-        message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
-        return message
+    def _compose(self, mail: OutgoingMail) -> Message:
+        try:
+            return compose(mail, self._sender)
+        except NoSuchAddress:
+            raise Undeliverable("the recipient's address is none that mail can be sent to") from None
+        except MalformedMail as error:
+            raise Undeliverable(f"the mail cannot be made: {error}") from None
 
 
-async def _deliver(client: SMTP, message: EmailMessage) -> None:
+async def _deliver(client: SMTP, message: Message) -> None:
     try:
         async with asyncio.timeout(WHOLE_SECONDS):
             await client.connect()
             # A server that looks for viruses has the mail already (RFC 5321, 4.5.3.2.6): given up too early, it gets the same mail again and again.
-            await client.send_message(message, timeout=WHOLE_SECONDS)
+            await client.sendmail(message.sender, [message.recipient], message.content, mail_options=_options(message), timeout=WHOLE_SECONDS)
         # Once the server has taken the mail, nothing that goes wrong may have it sent again.
         with suppress(SMTPException, OSError):
             await client.quit(timeout=QUIT_SECONDS)
@@ -132,13 +108,9 @@ def _server(url: str) -> dict[str, Any]:
     }
 
 
-def _deliverable(recipient: str) -> tuple[str, str]:
-    """Return the mailbox and the domain as they travel: in ASCII, save for a mailbox whose name has other letters. Raises `Undeliverable`."""
-    try:
-        address = validate_email(recipient, check_deliverability=False)
-    except EmailNotValidError:
-        raise Undeliverable("the recipient's address is none that mail can be sent to") from None
-    return address.local_part, address.ascii_domain
+def _options(message: Message) -> list[str]:
+    """Return what the server has to be able to do with the message (RFC 6531)."""
+    return [] if message.recipient.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
 
 
 def _failure_of(error: SMTPException | OSError) -> MailFailure:

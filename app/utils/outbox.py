@@ -4,11 +4,11 @@ import asyncio
 import os
 import re
 from datetime import UTC, datetime
-from email.message import EmailMessage
-from email.policy import SMTPUTF8
 from pathlib import Path
 
 import structlog
+
+from app.utils.mail_message import OutgoingMail
 
 # Below the folder that the process runs in.
 FOLDER = Path(".local", "outbox")
@@ -17,22 +17,22 @@ LONGEST_RECIPIENT = 100
 log = structlog.get_logger(__name__)
 
 
-async def keep(message: EmailMessage, template: str, recipient: str, text: str) -> None:
+async def keep(mail: OutgoingMail, message: bytes) -> None:
     """Show a mail, and write it to a file if that is possible: in a container the folder may not be writable."""
     try:
-        where = str(await asyncio.to_thread(_write, message, f"{template}-{_file_name(recipient)}"))
+        where = str(await asyncio.to_thread(_write, message, f"{mail.template}-{_file_name(mail.recipient)}"))
     except OSError as error:
         where = f"no file could be written: {error.strerror}"
     # In the event itself, which a terminal shows with its line breaks.
-    log.info(f"SMTP_URL is not set, so this mail stays here ({where}):\n\nTo: {recipient}\nSubject: {message['Subject']}\n\n{text}")  # noqa: G004 (for reading)
+    log.info(f"SMTP_URL is not set, so this mail stays here ({where}):\n\nTo: {mail.recipient}\nSubject: {mail.subject}\n\n{mail.text}")  # noqa: G004 (for reading)
 
 
-def _write(message: EmailMessage, name: str) -> Path:
+def _write(message: bytes, name: str) -> Path:
     """Write the mail under a name that begins with the time. A file is there whole, or not at all."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{name}.eml"
     unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    unfinished.write_bytes(message.as_bytes(policy=SMTPUTF8))
+    unfinished.write_bytes(message)
     unfinished.replace(path)
     return path
 

@@ -419,6 +419,26 @@ async def test_a_stranger_s_name_cannot_carry_a_link_to_others(run: Run, smtp: S
         assert tenant.slug in mail["Subject"]
 
 
+@pytest.mark.parametrize(
+    "word", ["=?utf-8?q?a=0D=0A=0D=0AGo=3A=20https=3A=2F=2Fevil=2Ecom=2F?=", "=?utf-8?b?ZUBldmlsLmNvbSw=?=", "=?utf-8?q?e=40evil=2Ecom=2C?="]
+)
+@pytest.mark.parametrize("field", ["full_name", "tenant_name"])
+async def test_whoever_registers_under_another_s_address_sends_no_words_of_his_own(
+    run: Run, client: AsyncClient, smtp: SmtpServer, factory: Factory, word: str, field: str
+) -> None:
+    """Encoded words (RFC 2047) are for programs to decode, and hide what they say from whoever looks at a name."""
+    victim, slug = f"{uuid4().hex}@example.com", f"t-{uuid4().hex[:12]}"
+    body = {"email": victim, "password": "a long passphrase", "full_name": "Ada", "tenant_slug": slug, field: word}
+    assert (await client.post("/api/v1/auth/register", json=body)).status_code == 201
+    ((tenant_id, mail_id),) = await factory.run("SELECT tenant_id, id FROM mails WHERE recipient = :email", email=victim)
+    await run(mail_id, tenant=Tenant(id=tenant_id))
+    ((recipients, content),) = smtp.raw
+    assert recipients == [victim]
+    assert smtp.mails[0]["Subject"] == f"Confirm your email address for {slug}"
+    everything = content.decode() + text_of(smtp.mails[0]) + html_of(smtp.mails[0])
+    assert [hidden for hidden in ("evil", "=?utf-8?") if hidden in everything] == []
+
+
 async def test_the_mailer_of_development_needs_no_server(services: Services, settings: Settings, factory: Factory, tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     tenant = await factory.tenant()

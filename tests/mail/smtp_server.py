@@ -36,6 +36,8 @@ class SmtpServer:
         # What was offered for delivery, taken or not.
         self.attempts = 0
         self.mails: list[EmailMessage] = []
+        # The same, as they travelled: to whom, and what.
+        self.raw: list[tuple[list[str], bytes]] = []
         self._taken: list[EmailMessage] = []
 
     @property
@@ -87,6 +89,7 @@ class SmtpServer:
         if self.data_answer is not None:
             return self.data_answer
         assert isinstance(envelope.original_content, bytes)
+        self.raw.append((list(envelope.rcpt_tos), envelope.original_content))
         self.mails.append(message_from_bytes(envelope.original_content, policy=policy.default))
         return "250 Taken"
 

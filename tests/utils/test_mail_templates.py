@@ -97,9 +97,13 @@ def test_every_template_is_a_file_that_gets_into_the_image() -> None:
         ("WWW.x", "-"),
         ("write to eve@example", "-"),
         ("evil。com", "-"),
+        ("=?utf-8?q?e=40evil=2Ecom=2C?=", "-"),
+        ("=?utf-8?b?ZUBldmlsLmNvbSw=?=", "-"),
+        ("Ada =?", "-"),
+        ("a = b?", "a = b?"),
         ("", ""),
     ],
 )
-def test_a_name_is_shown_unless_it_would_become_a_link(given: str, shown: str) -> None:
+def test_a_name_is_shown_unless_it_would_become_a_link_or_be_decoded(given: str, shown: str) -> None:
     assert presentable(given, otherwise="-") == shown
     assert one_line(shown) == shown

@@ -14,7 +14,8 @@ from app.config import Settings
 from app.models import new_id
 from app.utils import mailer as mailer_module
 from app.utils import outbox
-from app.utils.mailer import Mailer, OutgoingMail, TryLater, Undeliverable
+from app.utils.mail_message import OutgoingMail
+from app.utils.mailer import Mailer, TryLater, Undeliverable
 from tests.faults.support import Proxy
 from tests.mail.certificates import make_certificate
 from tests.mail.listening import listen_to
