@@ -109,6 +109,7 @@ def create_mails() -> None:
         column("data", sa.JSON()),
         column("state", sa.Text(), "'waiting'"),
         column("finished_at", TIME, nullable=True),
+        column("unanswered", sa.SmallInteger(), "0"),
     )
     templates = "'verify_email', 'reset_password', 'set_password', 'invitation', 'password_changed', 'address_changed', 'new_sign_in'"
     check("mails", "template", f"template IN ({templates})")

@@ -26,6 +26,7 @@ ENQUEUE = QueryQueueBuilder(QUEUE_SETTINGS).build_enqueue_query()
 for _number, _name in enumerate(("priority", "kind", "payload", "pause", "key", "headers"), start=1):
     ENQUEUE = ENQUEUE.replace(f"${_number}", f"%({_name})s")
 
+UNCOUNT = text("UPDATE jobs.pgqueuer SET attempts = attempts - 1 WHERE id = :job_id")
 TAKE_OFF = text("DELETE FROM jobs.pgqueuer WHERE id = :job_id RETURNING id")
 
 
@@ -58,3 +59,8 @@ def enqueue_on(connection: Connection, kind: str, payload: dict[str, Any], tenan
 async def take_off_queue(session: AsyncSession, job_id: int) -> bool:
     """Remove a job in the session's transaction. Returns whether it was still there; waits for whoever is removing it at this moment."""
     return (await session.execute(TAKE_OFF, {"job_id": job_id})).scalar_one_or_none() is not None
+
+
+async def uncount_attempt(session: AsyncSession, job_id: int) -> None:
+    """Have the attempt that PgQueuer is about to count not be one."""
+    await session.execute(UNCOUNT, {"job_id": job_id})

@@ -28,6 +28,14 @@ class GiveUp(Exception):
     """Trying again would not help: the job is kept as failed, until an operator sends it again."""
 
 
+class PutOff(Exception):
+    """The job's time has not come: it is tried again after a pause, as often as that takes."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"to be tried again after {seconds} s")
+        self.seconds = seconds
+
+
 class AlreadyDone(Exception):
     """Another worker has taken the job over and done it meanwhile, so what this one has done is rolled back."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import traceback
+from contextlib import suppress
 from datetime import timedelta
 
 import structlog
@@ -9,7 +10,9 @@ from pgqueuer.core.executors import AbstractEntrypointExecutor, EntrypointExecut
 from pgqueuer.domain.errors import RetryRequested
 from pgqueuer.domain.models import Context, Job
 
-from app.jobs.registry import AlreadyDone, Dispatcher, GiveUp
+from app.core.queue import uncount_attempt
+from app.database_faults import DatabaseFault
+from app.jobs.registry import AlreadyDone, Dispatcher, GiveUp, PutOff
 from app.utils import metrics
 
 LONGEST_PAUSE = 600
@@ -57,11 +60,23 @@ class JobRunner(AbstractEntrypointExecutor):
                     self._running.discard(limit)
         except AlreadyDone:
             log.info("job was done by another worker meanwhile", job_id=job.id, kind=job.entrypoint)
+        except PutOff as off:
+            raise await self._put_off(job, off.seconds) from None
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (whatever a job raises is dealt with here)
             interrupted = limit.expired() or isinstance(error, asyncio.CancelledError)
             raise _interrupted(job) if interrupted else _consequence(job, error) from None
         else:
             metrics.JOBS.labels(job.entrypoint, "done").inc()
+
+    async def _put_off(self, job: Job, seconds: int) -> Exception:
+        """Return what has PgQueuer take a job up again later. That it is not its time yet is no failure, and so not counted as a try."""
+        log.debug("job put off", job_id=job.id, kind=job.entrypoint, pause_seconds=seconds)
+        metrics.JOBS.labels(job.entrypoint, "put_off").inc()
+        # A try too many does little harm.
+        with suppress(DatabaseFault):
+            async with self._dispatcher.worldwide().transaction() as session:
+                await uncount_attempt(session, job.id)
+        return RetryRequested(timedelta(seconds=seconds), PutOff.__name__)
 
 
 def _interrupted(job: Job) -> Exception:

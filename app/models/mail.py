@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, CheckConstraint, Index, PrimaryKeyConstraint
+from sqlalchemy import JSON, CheckConstraint, Index, PrimaryKeyConstraint, SmallInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import TenantModel, tenant_key
@@ -55,3 +55,5 @@ class Mail(TenantModel):
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
     state: Mapped[str] = mapped_column(server_default=MailState.WAITING)
     finished_at: Mapped[datetime | None]
+    # How often the SMTP server had the whole mail and did not say whether it takes it. Each may be a copy that arrived.
+    unanswered: Mapped[int] = mapped_column(SmallInteger, server_default="0")

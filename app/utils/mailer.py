@@ -3,7 +3,6 @@
 import asyncio
 import re
 import ssl
-import time
 from contextlib import suppress
 from email.headerregistry import Address
 from email.utils import parseaddr
@@ -11,21 +10,23 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import structlog
-from aiosmtplib import SMTP, SMTPDataError, SMTPException, SMTPNotSupported, SMTPRecipientRefused, SMTPRecipientsRefused, SMTPResponseException
+from aiosmtplib import SMTP, SMTPDataError, SMTPException, SMTPNotSupported, SMTPRecipientRefused, SMTPResponseException, SMTPServerDisconnected, SMTPStatus
 from pydantic import SecretStr
 
 from app.utils import outbox
 from app.utils.mail_message import MalformedMail, Message, NoSuchAddress, OutgoingMail, compose
+from app.utils.mail_turns import Turns
 from app.utils.text import one_line
 
-# For the connection and its greeting, for all of it, and for the farewell, after which the mail is noted as sent.
+# For the connection and its greeting, for all until the server wants to see the mail, and for the farewell, after which the mail is noted as sent.
 STEP_SECONDS, WHOLE_SECONDS, QUIT_SECONDS = 10.0, 30.0, 1.0
-# For so long nobody waits for a server that has just kept somebody waiting in vain: a worker has other things to do as well.
-REST_SECONDS = 10.0
+# For the answer to the whole mail (RFC 5321, 4.5.3.2.6). A server that looks for viruses has it already: given up too early, it gets the same mail again.
+ANSWER_SECONDS = 600.0
 # "Authentication required" and "authentication failed": these speak of our account, wherever they come up.
 ACCOUNT_REFUSED = (530, 534, 535, 538)
 # As in `550 5.1.1 There is no such mailbox` (RFC 3463). The words behind it may repeat the address, and so have no place in a log.
 ENHANCED_CODE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
+LEADING_PERIOD = re.compile(rb"(?m)^\.")
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,10 @@ class MailFailure(Exception):
 
 class TryLater(MailFailure):
     """The SMTP server is away or busy, or does not take our account: the mail can go later."""
+
+
+class Unanswered(TryLater):
+    """The SMTP server has the whole mail and has not said whether it takes it: sent again, it may arrive twice."""
 
 
 class Undeliverable(MailFailure):
@@ -49,23 +54,28 @@ class Mailer:
         name, address = parseaddr(sender)
         self._sender = Address(one_line(name), addr_spec=address)
         self._server = None if smtp_url is None else _server(smtp_url.get_secret_value())
-        self._resting_until = 0.0
+        self._turns = Turns()
+
+    def check(self) -> None:
+        """Raise `NotNow` where `send` could not but raise it."""
+        if self._server is not None:
+            self._turns.check()
 
     async def send(self, mail: OutgoingMail) -> None:
-        """Send a mail. Raises `TryLater` or `Undeliverable`."""
+        """Send a mail. Raises `NotNow`, `TryLater`, `Unanswered` or `Undeliverable`."""
         message = self._compose(mail)
         if self._server is None:
             await outbox.keep(mail, message.content)
             return
-        if time.monotonic() < self._resting_until:
-            raise TryLater("the SMTP server kept us waiting in vain a moment ago")
         failure: MailFailure | None = None
-        try:
-            await _deliver(SMTP(**self._server, timeout=STEP_SECONDS), message)
-        except (SMTPException, OSError) as error:
-            failure = _failure_of(error)
-            if isinstance(error, TimeoutError):
-                self._resting_until = time.monotonic() + REST_SECONDS
+        with self._turns.take() as turn:
+            try:
+                await _deliver(SMTP(**self._server, timeout=STEP_SECONDS), message)
+            except (SMTPException, OSError, _Silence) as error:
+                failure = _failure_of(error)
+                turn.hung = isinstance(error.__cause__ if isinstance(error, _Silence) else error, TimeoutError)
+            else:
+                turn.hung = False
         if failure is not None:
             # Not from within the handler: the library's error has the address in its text, and would be shown as the cause of ours.
             raise failure
@@ -79,17 +89,50 @@ class Mailer:
             raise Undeliverable(f"the mail cannot be made: {error}") from None
 
 
+class _Silence(Exception):
+    """What was caused after the last byte of the mail, instead of an answer."""
+
+
 async def _deliver(client: SMTP, message: Message) -> None:
     try:
         async with asyncio.timeout(WHOLE_SECONDS):
             await client.connect()
-            # A server that looks for viruses has the mail already (RFC 5321, 4.5.3.2.6): given up too early, it gets the same mail again and again.
-            await client.sendmail(message.sender, [message.recipient], message.content, mail_options=_options(message), timeout=WHOLE_SECONDS)
+            await _announce(client, message)
+        await _hand_over(client, message.content)
         # Once the server has taken the mail, nothing that goes wrong may have it sent again.
         with suppress(SMTPException, OSError):
             await client.quit(timeout=QUIT_SECONDS)
     finally:
         client.close()
+
+
+async def _announce(client: SMTP, message: Message) -> None:
+    """Say from whom and to whom a mail is, until the server wants to see it."""
+    options, encoding = [], "ascii"
+    if not (message.sender + message.recipient).isascii():
+        # RFC 6531.
+        options, encoding = ["SMTPUTF8", "BODY=8BITMIME"], "utf-8"
+        await client.ehlo(timeout=WHOLE_SECONDS)
+        if not client.supports_extension("smtputf8"):
+            raise SMTPNotSupported("SMTPUTF8 is not supported by this server")
+    await client.mail(message.sender, options=options, encoding=encoding, timeout=WHOLE_SECONDS)
+    await client.rcpt(message.recipient, encoding=encoding, timeout=WHOLE_SECONDS)
+    response = await client.execute_command(b"DATA", timeout=WHOLE_SECONDS)
+    if response.code != SMTPStatus.start_input:
+        raise SMTPDataError(response.code, response.message)
+
+
+async def _hand_over(client: SMTP, content: bytes) -> None:
+    """Send the mail itself, and wait for what the server says of it. Here, because the library has one time-out for this and for the answer to DATA."""
+    if client.protocol is None:
+        raise SMTPServerDisconnected("Connection lost")
+    client.protocol.write(LEADING_PERIOD.sub(b"..", content) + b".\r\n")
+    try:
+        response = await client.protocol.read_response(timeout=ANSWER_SECONDS)
+    except (SMTPException, OSError) as error:
+        raise _Silence from error
+    if response.code != SMTPStatus.completed:
+        raise SMTPDataError(response.code, response.message)
 
 
 def _server(url: str) -> dict[str, Any]:
@@ -108,15 +151,10 @@ def _server(url: str) -> dict[str, Any]:
     }
 
 
-def _options(message: Message) -> list[str]:
-    """Return what the server has to be able to do with the message (RFC 6531)."""
-    return [] if message.recipient.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
-
-
-def _failure_of(error: SMTPException | OSError) -> MailFailure:
+def _failure_of(error: SMTPException | OSError | _Silence) -> MailFailure:
     """Return what a fault means for the mail. What an operator has to mend is logged as an error."""
-    if isinstance(error, SMTPRecipientsRefused):
-        error = error.recipients[0]
+    if isinstance(error, _Silence):
+        return Unanswered(f"the SMTP server has the mail and did not answer: {type(error.__cause__).__name__}")
     code = error.code if isinstance(error, SMTPResponseException) else None
     enhanced = ENHANCED_CODE.match(error.message) if isinstance(error, SMTPResponseException) else None
     reason = type(error).__name__ if code is None else f"{code} {enhanced[0]}" if enhanced else str(code)

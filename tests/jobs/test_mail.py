@@ -2,25 +2,29 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
 
 import pytest
 from httpx import AsyncClient
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import app.jobs.mail
 import app.utils.mailer
 from app.config import Settings
 from app.core.derived_tokens import DerivedTokens, name_of, token_hash
+from app.database import Database
+from app.database_faults import DatabaseUnavailable
 from app.jobs.mail import send_mail
 from app.jobs.registry import TENANT_JOBS, GiveUp, TenantJob, Tools
 from app.models import Mail, MailTemplate, Tenant, TokenPurpose, new_id
 from app.services.container import Services
 from app.services.mail import SEND_MAIL, post
-from app.utils.mailer import Mailer, TryLater
+from app.utils.mailer import Mailer, TryLater, Unanswered
 from tests.factories import Factory
 from tests.faults.support import changed, eventually
 from tests.mail.listening import listen_to
@@ -117,6 +121,60 @@ async def test_a_mail_sent_twice_because_a_worker_died_is_one_and_the_same(run: 
     first, second = smtp.mails_to(user.email)
     assert first["Message-ID"] == second["Message-ID"] == f"<{mail.id}@example.com>"
     assert link_in(first) == link_in(second)
+
+
+async def test_a_server_that_was_silent_twice_about_a_mail_gets_it_again_only_from_an_operator(
+    run: Run, smtp: SmtpServer, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.utils.mailer, "ANSWER_SECONDS", 0.3)
+    tenant = await factory.tenant()
+    user = await factory.user(tenant)
+    mail = await factory.mail(tenant, recipient=user.email)
+    smtp.hanging = True
+    try:
+        with pytest.raises(Unanswered):
+            await run(mail)
+        for _ in range(2):
+            # The job is kept as failed, and done again where an operator says so.
+            with pytest.raises(GiveUp):
+                await run(mail)
+            assert await state_of(factory, mail) == ("waiting", False)
+    finally:
+        smtp.hanging = False
+    assert smtp.attempts == 3
+    monkeypatch.setattr(app.utils.mailer, "ANSWER_SECONDS", 10.0)
+    await run(mail)
+    assert await state_of(factory, mail) == ("sent", True)
+
+
+class Failing:
+    """A database that fails so many times once the SMTP server has a mail."""
+
+    def __init__(self, database: Database, smtp: SmtpServer, faults: int) -> None:
+        self._database, self._smtp, self._faults = database, smtp, faults
+
+    def transaction(self, tenant_id: UUID | None) -> AbstractAsyncContextManager[AsyncSession]:
+        if self._smtp.mails and self._faults:
+            self._faults -= 1
+            raise DatabaseUnavailable
+        return self._database.transaction(tenant_id)
+
+
+async def test_a_mail_that_cannot_be_noted_as_sent_is_not_sent_again_while_the_worker_lives(
+    services: Services, settings: Settings, smtp: SmtpServer, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.jobs.mail, "LONGEST_PAUSE", 0.2)
+    tenant = await factory.tenant()
+    user = await factory.user(tenant)
+    mail = await factory.mail(tenant, recipient=user.email)
+    used = changed(settings, smtp_url=smtp.url)
+    tools = Tools(settings=used, redis=services.redis, derived_tokens=services.derived_tokens, mailer=Mailer(used.smtp_url, used.mail_from))
+    failing = cast("Database", Failing(services.database, smtp, faults=7))
+    logs = listen_to(monkeypatch, app.jobs.mail)
+    await send_mail(TenantJob(failing, tools, tenant.id), {"mail_id": str(mail.id)})
+    assert [line["event"] for line in logs] == ["what became of a mail cannot be noted, will be tried again"] * 7 + ["mail sent"]
+    assert len(smtp.mails_to(user.email)) == 1
+    assert await state_of(factory, mail) == ("sent", True)
 
 
 async def test_a_link_that_was_used_is_not_mailed_again(run: Run, smtp: SmtpServer, factory: Factory) -> None:

@@ -11,9 +11,10 @@ from pgqueuer.domain.errors import RetryRequested
 from pgqueuer.domain.models import Context, Job, TracebackRecord
 from pgqueuer.domain.types import JobId, QueueEntrypoint
 
-from app.jobs.registry import WORLDWIDE_JOBS, GiveUp, WorldwideJob, worldwide_job
+from app.jobs.registry import WORLDWIDE_JOBS, GiveUp, PutOff, WorldwideJob, worldwide_job
 from app.jobs.runner import LONGEST_PAUSE, MOST_TRIES, JobFailed, JobRunner, pause_after
 from app.services.container import Services
+from tests.factories import Factory
 from tests.jobs.support import dispatcher_of
 
 SECRET = "somebody@example.com"
@@ -93,6 +94,18 @@ async def test_the_try_before_the_last_is_followed_by_another(runner: JobRunner,
     work.error = TimeoutError()
     with pytest.raises(RetryRequested):
         await runner.execute(job(MOST_TRIES - 2), context())
+
+
+@pytest.mark.parametrize("attempts", [0, MOST_TRIES - 1, 1000])
+async def test_a_job_that_is_put_off_comes_back_when_it_says_and_has_not_failed(runner: JobRunner, work: Raises, factory: Factory, attempts: int) -> None:
+    insert = "INSERT INTO jobs.pgqueuer (id, priority, status, entrypoint, attempts) VALUES (1, 0, 'picked', 'test_raise', :attempts)"
+    await factory.run(insert, attempts=attempts)
+    work.error = PutOff(7)
+    with pytest.raises(RetryRequested) as raised:
+        await runner.execute(job(attempts), context())
+    assert (raised.value.delay, raised.value.reason) == (timedelta(seconds=7), "PutOff")
+    # PgQueuer adds one.
+    assert await factory.run("SELECT attempts FROM jobs.pgqueuer WHERE id = 1") == [(attempts - 1,)]
 
 
 async def test_an_interrupted_job_and_a_cancelled_one_are_due_at_once(runner: JobRunner, work: Raises) -> None:

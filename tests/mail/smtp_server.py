@@ -33,6 +33,8 @@ class SmtpServer:
         self.data_answer: str | None = None
         self.hanging = False
         self.deaf_to_quit = False
+        # Seconds before it answers to a recipient.
+        self.slow_to_take = 0.0
         # What was offered for delivery, taken or not.
         self.attempts = 0
         self.mails: list[EmailMessage] = []
@@ -78,6 +80,7 @@ class SmtpServer:
 
     async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]) -> str:  # noqa: N802 (aiosmtpd's name)
         self.attempts += 1
+        await asyncio.sleep(self.slow_to_take)
         if self.rcpt_answer is not None:
             return self.rcpt_answer
         envelope.rcpt_tos.append(address)

@@ -12,11 +12,12 @@ from pydantic import SecretStr, ValidationError
 
 from app.config import Settings
 from app.models import new_id
+from app.utils import mail_turns, outbox
 from app.utils import mailer as mailer_module
-from app.utils import outbox
 from app.utils.mail_message import OutgoingMail
-from app.utils.mailer import Mailer, TryLater, Undeliverable
-from tests.faults.support import Proxy
+from app.utils.mail_turns import AT_ONCE, NotNow
+from app.utils.mailer import Mailer, TryLater, Unanswered, Undeliverable
+from tests.faults.support import Proxy, eventually, proxy_to
 from tests.mail.certificates import make_certificate
 from tests.mail.listening import listen_to
 from tests.mail.smtp_server import SMTP_PASSWORD, USER, SmtpServer, html_of, only_with_the_password, smtp_server, text_of
@@ -79,11 +80,13 @@ async def test_a_server_that_is_away_or_breaks_off_is_asked_later(smtp: SmtpServ
     await proxy.close()
 
 
-async def test_a_server_that_hangs_is_given_up_in_time(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailer_module, "WHOLE_SECONDS", 0.2)
+async def test_a_server_that_has_a_mail_and_does_not_say_so_is_given_up_after_minutes(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # RFC 5321, 4.5.3.2.6.
+    assert mailer_module.ANSWER_SECONDS == 600
+    monkeypatch.setattr(mailer_module, "ANSWER_SECONDS", 0.2)
     smtp.hanging = True
     try:
-        with pytest.raises(TryLater):
+        with pytest.raises(Unanswered):
             await mailer_for(smtp).send(a_mail())
     finally:
         smtp.hanging = False
@@ -99,12 +102,13 @@ async def test_a_server_that_says_nothing_at_all_is_given_up_sooner(monkeypatch:
 
 
 async def test_a_server_that_takes_its_time_over_a_mail_gets_it_once(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailer_module, "STEP_SECONDS", 0.2)
+    for shorter in ("STEP_SECONDS", "WHOLE_SECONDS"):
+        monkeypatch.setattr(mailer_module, shorter, 0.5)
     mail = a_mail()
     smtp.hanging = True
     try:
         sending = asyncio.create_task(mailer_for(smtp).send(mail))
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(1.2)
         assert not sending.done()
     finally:
         smtp.hanging = False
@@ -112,21 +116,87 @@ async def test_a_server_that_takes_its_time_over_a_mail_gets_it_once(smtp: SmtpS
     assert smtp.copies_of(f"<{mail.id}@example.com>") == 1
 
 
-async def test_a_server_that_hangs_holds_up_one_mail_and_not_all(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailer_module, "WHOLE_SECONDS", 0.2)
+async def test_a_server_that_hangs_before_it_has_a_mail_is_given_up_sooner(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailer_module, "WHOLE_SECONDS", 0.3)
+    smtp.slow_to_take = 5.0
+    started = time.monotonic()
+    with pytest.raises(TryLater) as failed:
+        await mailer_for(smtp).send(a_mail())
+    assert not isinstance(failed.value, Unanswered)
+    assert time.monotonic() - started < 3
+
+
+async def test_a_connection_that_breaks_after_the_mail_leaves_it_unanswered(smtp: SmtpServer) -> None:
+    async with proxy_to(smtp.url) as (proxy, url):
+        smtp.hanging = True
+        sending = asyncio.create_task(Mailer(SecretStr(url), SENDER).send(a_mail()))
+
+        async def handed_over() -> bool:
+            return any(part.endswith(b"\r\n.\r\n") for part in proxy.sent)
+
+        await eventually(handed_over)
+        proxy.cut()
+        with pytest.raises(Unanswered):
+            await sending
+        smtp.hanging = False
+
+
+async def test_a_line_that_begins_with_a_period_arrives_whole(smtp: SmtpServer) -> None:
+    text = ".\r\n..\r\n.a line\r\n"
+    await mailer_for(smtp).send(a_mail(text=text))
+    assert text_of(smtp.mails[0]).replace("\r\n", "\n") == text.replace("\r\n", "\n")
+
+
+async def test_a_server_that_hangs_holds_up_a_few_mails_and_puts_off_the_others_at_once(smtp: SmtpServer) -> None:
     mailer = mailer_for(smtp)
     smtp.hanging = True
     try:
-        for _ in range(3):
-            with pytest.raises(TryLater):
+        held = [asyncio.create_task(mailer.send(a_mail())) for _ in range(AT_ONCE)]
+
+        async def all_offered() -> bool:
+            return smtp.attempts == AT_ONCE
+
+        await eventually(all_offered)
+        started = time.monotonic()
+        pauses = []
+        for _ in range(100):
+            with pytest.raises(NotNow):
+                mailer.check()
+            with pytest.raises(NotNow) as later:
                 await mailer.send(a_mail())
+            pauses.append(later.value.seconds)
+        assert time.monotonic() - started < 2
+        # The more there are, the later each comes back.
+        assert (pauses[0], pauses[-1]) == (2, 11)
+        assert pauses == sorted(pauses)
     finally:
         smtp.hanging = False
-    assert smtp.attempts == 1
-    assert mailer._resting_until <= time.monotonic() + mailer_module.REST_SECONDS
-    mailer._resting_until = 0.0
+    await asyncio.gather(*held)
+    assert smtp.attempts == AT_ONCE
     await mailer.send(a_mail(subject="afterwards"))
     assert "afterwards" in [mail["Subject"] for mail in smtp.mails]
+
+
+async def test_after_a_hang_one_mail_tries_the_server_and_the_others_wait_for_what_it_finds(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailer_module, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(mail_turns, "REST_SECONDS", 0.5)
+    mailer = mailer_for(smtp)
+    smtp.hanging = True
+    try:
+        with pytest.raises(Unanswered):
+            await mailer.send(a_mail())
+        with pytest.raises(NotNow):
+            await mailer.send(a_mail())
+        await asyncio.sleep(0.6)
+        monkeypatch.setattr(mailer_module, "ANSWER_SECONDS", 600.0)
+        outcomes = [asyncio.create_task(mailer.send(a_mail())) for _ in range(5)]
+        done, probes = await asyncio.wait(outcomes, timeout=0.5)
+        assert [type(task.exception()) for task in done] == [NotNow] * 4
+    finally:
+        smtp.hanging = False
+    await asyncio.gather(*probes)
+    await asyncio.gather(*(mailer.send(a_mail()) for _ in range(AT_ONCE)))
+    assert smtp.attempts == 1 + 1 + AT_ONCE
 
 
 async def test_a_mail_that_was_taken_is_sent_whatever_the_server_does_next(smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
