@@ -74,6 +74,7 @@ def create_one_time_tokens() -> None:
         column("email", sa.Text()),
         column("expires_at", TIME),
         column("used_at", TIME, nullable=True),
+        column("used_from", sa.Text(), nullable=True),
     )
     same_tenant_key("one_time_tokens", "user_id", "users", ondelete="CASCADE")
     check("one_time_tokens", "purpose", "purpose IN ('verify_email', 'reset_password')")
@@ -107,6 +108,7 @@ def create_mails() -> None:
         column("recipient", sa.Text()),
         column("subject_id", sa.Uuid(), nullable=True),
         column("data", sa.JSON()),
+        column("admitted_at", TIME, nullable=True),
         column("state", sa.Text(), "'waiting'"),
         column("finished_at", TIME, nullable=True),
         column("unanswered", sa.SmallInteger(), "0"),

@@ -62,6 +62,6 @@ class SignInThrottled(RateLimited):
 
 
 class MailThrottled(RateLimited):
-    """Too many mails were sent to this address, or for you, within the hour. Wait for as many seconds as Retry-After says."""
+    """Your tenant has sent this address too many mails within the hour, or you have sent too many. Wait for as many seconds as Retry-After says."""
 
     code = "mail_throttled"

@@ -16,6 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database_faults import DatabaseFault
+from app.jobs.mail_admission import is_admitted
 from app.jobs.mail_contents import contents_of
 from app.jobs.registry import GiveUp, PutOff, TenantJob, tenant_job
 from app.models import Mail, MailState
@@ -39,7 +40,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 async def send_mail(job: TenantJob, payload: dict[str, Any]) -> None:
     """Send the mail `mail_id`, unless it is sent already or nobody is to get it any more.
 
-    Raises `TryLater` where the server is away, `PutOff` where it is others' turn, `GiveUp` where the server refuses the mail for good or was silent twice.
+    Raises `TryLater` where the server is away, `PutOff` where it is others' turn or too many others went to its recipient lately, `GiveUp` where the server
+    refuses the mail for good or was silent twice.
     """
     mail_id = UUID(payload["mail_id"])
     try:
@@ -83,13 +85,13 @@ async def _note(job: TenantJob, statement: Callable[[AsyncSession], Awaitable[Re
 
 
 async def _prepare(job: TenantJob, session: AsyncSession, mail_id: UUID) -> OutgoingMail | None:
-    """Return what is to be sent; None where nothing is. Raises `GiveUp`."""
+    """Return what is to be sent; None where nothing is. Raises `GiveUp`, and `PutOff` where it is not to be sent yet."""
     waiting = select(Mail).where(Mail.tenant_id == job.tenant_id, Mail.id == mail_id, Mail.state == MailState.WAITING).with_for_update()
     mail = (await session.execute(waiting)).scalar_one_or_none()
     if mail is None:
         return None
     contents = await contents_of(job, session, mail)
-    if contents is None:
+    if contents is None or not await is_admitted(job, session, mail):
         await _finish(session, job.tenant_id, mail_id, MailState.DROPPED)
         log.info("mail dropped", mail_id=str(mail_id), tenant_id=str(job.tenant_id), template=mail.template)
         return None

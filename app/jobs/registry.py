@@ -20,6 +20,7 @@ from app.config import Settings
 from app.core.derived_tokens import DerivedTokens
 from app.core.queue import take_off_queue
 from app.core.redis import RedisGateway
+from app.core.throttle import Throttle
 from app.database import Database
 from app.utils.mailer import Mailer
 
@@ -46,6 +47,7 @@ class Tools:
 
     settings: Settings
     redis: RedisGateway
+    throttle: Throttle
     derived_tokens: DerivedTokens
     mailer: Mailer
 

@@ -64,7 +64,7 @@ class Worker:
         self._pace = pace
         self._database = services.database
         self._connection = QueueConnection(settings.listen_url, connect_timeout=settings.database_connect_timeout)
-        tools = Tools(settings, services.redis, services.derived_tokens, Mailer(settings.smtp_url, settings.mail_from))
+        tools = Tools(settings, services.redis, services.throttle, services.derived_tokens, Mailer(settings.smtp_url, settings.mail_from))
         self._dispatcher = Dispatcher(services.database, tools)
         self._runner = JobRunner(self._dispatcher)
 

@@ -28,7 +28,7 @@ class MailState(StrEnum):
 
     WAITING = "waiting"
     SENT = "sent"
-    # Nobody is to get it any more: there is no such user, or what it speaks of is gone.
+    # Nobody is to get it any more: there is no such user, what it speaks of is gone, or it waited for a day behind others to the same stranger.
     DROPPED = "dropped"
 
 
@@ -53,6 +53,8 @@ class Mail(TenantModel):
     # Not a foreign key: a mail is often asked for before anybody has looked whether there is such a user.
     subject_id: Mapped[UUID | None]
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    # When it was allowed to go out (app/jobs/mail_admission.py), however often it has to be tried from then on.
+    admitted_at: Mapped[datetime | None]
     state: Mapped[str] = mapped_column(server_default=MailState.WAITING)
     finished_at: Mapped[datetime | None]
     # How often the SMTP server had the whole mail and did not say whether it takes it. Each may be a copy that arrived.

@@ -37,3 +37,5 @@ class OneTimeToken(TenantModel):
     email: Mapped[str]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+    # The address of whoever used it to reset a password.
+    used_from: Mapped[str | None]

@@ -20,26 +20,21 @@ HOUR = 3600.0
 # resets a password: whatever strangers ask for, its owner has a link that works, or can ask for one.
 TO_RECIPIENT = Pace(free=3, first_pause=HOUR / 3, longest_pause=HOUR / 3, memory=HOUR)
 FOR_CLIENT = Pace(free=20, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)
-# The same for people who are signed in, who are told, and for newcomers, each counted over all tenants: anybody can found one.
-TO_STRANGER = Pace(free=10, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)
+# The same for people who are signed in, and who are told. Counted within their tenant alone: they would learn of others' mail, or keep others from sending
+# theirs. What all tenants send to one stranger together is bounded where it is sent (app/jobs/mail_admission.py).
+FROM_TENANT = Pace(free=10, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)
 FOR_SENDER = Pace(free=500, first_pause=HOUR, longest_pause=HOUR, memory=HOUR)
 
 
-async def may_mail_stranger(services: Services, recipient: str) -> bool:
-    """Whether one more mail may go to an address that nobody has verified. It counts."""
-    return await services.throttle.take(_stranger(recipient), TO_STRANGER)
+async def refuse_flood(services: Services, tenant_id: UUID, sender: UUID, recipient: str) -> None:
+    """Count one more mail that a user has sent to an address that nobody has verified. Raises `MailThrottled` where there were too many lately.
 
-
-async def refuse_flood(services: Services, sender: UUID, recipient: str) -> None:
-    """Count one more mail that a user has sent to an address that nobody has verified. Raises `MailThrottled` where there were too many lately."""
+    To be asked last: what is refused for another reason is no mail.
+    """
     pause = await services.throttle.pause_before(f"mail from\0{sender}", FOR_SENDER)
-    pause = pause or await services.throttle.pause_before(_stranger(recipient), TO_STRANGER)
+    pause = pause or await services.throttle.pause_before(f"mail from tenant\0{tenant_id}\0{recipient}", FROM_TENANT)
     if pause:
         raise MailThrottled(headers={"Retry-After": str(ceil(pause))})
-
-
-def _stranger(recipient: str) -> str:
-    return f"mail to\0{recipient}"
 
 
 async def ask_for_mail(services: Services, template: MailTemplate, *, email: str, tenant_slug: str, client: str | None) -> None:

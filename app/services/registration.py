@@ -16,7 +16,6 @@ from app.models import MailTemplate, RegistrationPolicy, Role, Tenant, User, new
 from app.schemas.auth import Registered, Registration
 from app.schemas.tenant import TenantSummary
 from app.schemas.user import UserRead
-from app.services.account_mail import may_mail_stranger
 from app.services.container import Services
 from app.services.invitations import use_invitation
 from app.services.mail import post
@@ -76,7 +75,7 @@ async def _found(services: Services, asked: Registration, password_hash: str) ->
         )
         if (await session.execute(founding)).scalar_one_or_none() is None:
             return None
-        user = await add_user(services, session, tenant_id, asked, password_hash, role=Role.ADMIN, is_active=True)
+        user = await add_user(session, tenant_id, asked, password_hash, role=Role.ADMIN, is_active=True)
         tenant = await session.get_one(Tenant, tenant_id)
         return _registered(user, TenantSummary.model_validate(tenant))
 
@@ -85,16 +84,15 @@ async def _join(services: Services, tenant: TenantInfo, asked: Registration, pas
     async with services.database.transaction(tenant.id) as session:
         if asked.invitation_token is None:
             is_active = tenant.registration_policy == RegistrationPolicy.OPEN
-            user = await add_user(services, session, tenant.id, asked, password_hash, role=Role.VIEWER, is_active=is_active)
+            user = await add_user(session, tenant.id, asked, password_hash, role=Role.VIEWER, is_active=is_active)
         else:
             role = await use_invitation(session, tenant.id, asked.invitation_token, asked.email)
             # The token came by mail, so whoever has it reads the mail of this address.
-            user = await add_user(services, session, tenant.id, asked, password_hash, role=role, is_active=True, email_verified=True)
+            user = await add_user(session, tenant.id, asked, password_hash, role=role, is_active=True, email_verified=True)
         return _registered(user, TenantSummary.model_validate(tenant))
 
 
 async def add_user(
-    services: Services,
     session: AsyncSession,
     tenant_id: UUID,
     asked: Registration,
@@ -104,7 +102,7 @@ async def add_user(
     is_active: bool,
     email_verified: bool = False,
 ) -> User:
-    """Add a user, who is mailed a link to verify the address, unless it was mailed too often lately. Raises `EmailTaken`."""
+    """Add a user, who is mailed a link to verify the address. Raises `EmailTaken`."""
     user = User(
         tenant_id=tenant_id,
         email=asked.email,
@@ -117,7 +115,7 @@ async def add_user(
     session.add(user)
     await flush_user(session)
     await session.refresh(user)
-    if not email_verified and await may_mail_stranger(services, user.email):
+    if not email_verified:
         await post(session, tenant_id, MailTemplate.VERIFY_EMAIL, user.email, subject_id=user.id)
     return user
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from pydantic import SecretStr
+
 import app.jobs.kinds  # noqa: F401 (so that jobs of every kind can be done)
 from app.core.queue import enqueue
 from app.jobs.registry import Dispatcher, Tools
@@ -20,10 +22,10 @@ WORKER = ["-m", "app.jobs.worker"]
 QUICK_WORKER = ["-m", "tests.jobs.quick_worker"]
 
 
-def dispatcher_of(services: Services) -> Dispatcher:
-    """What a worker with these services gives jobs to."""
-    mailer = Mailer(services.settings.smtp_url, services.settings.mail_from)
-    return Dispatcher(services.database, Tools(services.settings, services.redis, services.derived_tokens, mailer))
+def dispatcher_of(services: Services, smtp_url: SecretStr | None = None) -> Dispatcher:
+    """What a worker with these services gives jobs to. Its mail goes to the given server, or where the settings say."""
+    mailer = Mailer(smtp_url or services.settings.smtp_url, services.settings.mail_from)
+    return Dispatcher(services.database, Tools(services.settings, services.redis, services.throttle, services.derived_tokens, mailer))
 
 
 async def flush(services: Services) -> None:

@@ -40,7 +40,8 @@ def run(services: Services, settings: Settings, smtp: SmtpServer) -> Run:
 
     async def it(mail: Mail | UUID, tenant: Tenant | None = None, **changes: Any) -> None:
         used = changed(settings, smtp_url=smtp.url, **changes)
-        tools = Tools(settings=used, redis=services.redis, derived_tokens=DerivedTokens(used), mailer=Mailer(used.smtp_url, used.mail_from))
+        tokens, mailer = DerivedTokens(used), Mailer(used.smtp_url, used.mail_from)
+        tools = Tools(settings=used, redis=services.redis, throttle=services.throttle, derived_tokens=tokens, mailer=mailer)
         tenant_id, mail_id = (mail.tenant_id, mail.id) if isinstance(mail, Mail) else (new_id(), mail)
         await send_mail(TenantJob(services.database, tools, tenant.id if tenant else tenant_id), {"mail_id": str(mail_id)})
 
@@ -502,7 +503,8 @@ async def test_the_mailer_of_development_needs_no_server(services: Services, set
     tenant = await factory.tenant()
     user = await factory.user(tenant)
     mail = await factory.mail(tenant, recipient=user.email)
-    tools = Tools(settings=settings, redis=services.redis, derived_tokens=services.derived_tokens, mailer=Mailer(settings.smtp_url, settings.mail_from))
+    mailer = Mailer(settings.smtp_url, settings.mail_from)
+    tools = Tools(settings, services.redis, services.throttle, services.derived_tokens, mailer)
     await send_mail(TenantJob(services.database, tools, tenant.id), {"mail_id": str(mail.id)})
     assert len(list(tmp_path.glob(".local/outbox/*.eml"))) == 1
     assert await state_of(factory, mail) == ("sent", True)

@@ -46,10 +46,10 @@ async def invite(new: InvitationCreate, ctx: AsAdmin, response: Response) -> Inv
     A link is mailed to it, with which whoever reads that mail registers once, within 7 days, in the given role. Inviting an address again replaces
     its invitation: the earlier link is no longer good.
     """
-    await refuse_flood(ctx.services, ctx.user.id, new.email)
     invitation = await put_invitation(ctx.session, ctx.services.derived_tokens, ctx.tenant.id, email=new.email, role=new.role, invited_by=ctx.user.id)
     # Asked afterwards: it may have waited for a registration with the invitation that it replaces.
     await refuse_taken(ctx.session, ctx.tenant.id, new.email)
+    await refuse_flood(ctx.services, ctx.tenant.id, ctx.user.id, new.email)
     await post(ctx.session, ctx.tenant.id, MailTemplate.INVITATION, new.email, subject_id=invitation.id)
     response.headers["Location"] = f"/api/v1/users/invitations/{invitation.id}"
     return InvitationRead.model_validate(invitation)

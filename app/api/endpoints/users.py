@@ -67,11 +67,11 @@ async def create_user(new: UserCreate, caller: ReadAsAdmin, response: Response) 
         refuse_weak(new.password, email=new.email, tenant_name=caller.tenant.name, tenant_slug=caller.tenant.slug)
         # Before the transaction: hashing takes a quarter of a second, and connections are few.
         password_hash = await caller.services.passwords.hash(new.password)
-    await refuse_flood(caller.services, caller.user.id, new.email)
     async with caller.write() as ctx:
         user = User(tenant_id=ctx.tenant.id, email=new.email, full_name=new.full_name, role=new.role, password_hash=password_hash)
         ctx.session.add(user)
         await flush_user(ctx.session)
+        await refuse_flood(ctx.services, ctx.tenant.id, ctx.user.id, new.email)
         await ctx.session.refresh(user)
         template = MailTemplate.SET_PASSWORD if password_hash is None else MailTemplate.VERIFY_EMAIL
         await post(ctx.session, ctx.tenant.id, template, user.email, subject_id=user.id)
@@ -130,8 +130,8 @@ async def delete_user(user_id: UUID, ctx: AsAdmin) -> None:
 async def _change_address(ctx: Context, user: User, email: str | None) -> None:
     """Have a new address wait until it is verified, when the unique key decides; with None, none any more. Raises `EmailTaken`, `MailThrottled`."""
     if email is not None:
-        await refuse_flood(ctx.services, ctx.user.id, email)
         await refuse_taken(ctx.session, ctx.tenant.id, email)
+        await refuse_flood(ctx.services, ctx.tenant.id, ctx.user.id, email)
         await post(ctx.session, ctx.tenant.id, MailTemplate.VERIFY_EMAIL, email, subject_id=user.id)
     user.pending_email = email
 
