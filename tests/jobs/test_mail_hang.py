@@ -45,7 +45,7 @@ async def stopped(*workers: Process) -> list[int]:
 async def test_a_server_that_hangs_holds_up_no_job_of_another_kind(
     services: Services, settings: Settings, smtp: SmtpServer, factory: Factory, tmp_path: Path
 ) -> None:
-    user = await factory.user(await factory.tenant())
+    user = await factory.user(await factory.tenant(), email_verified=True)
     (worker,) = await started(tmp_path, environment_of(settings, smtp_url=smtp.url, log_level="INFO"), 1, WORKER)
     smtp.hanging = True
     try:
@@ -84,7 +84,7 @@ async def test_a_server_that_hangs_holds_up_no_job_of_another_kind(
 async def test_a_worker_that_waits_for_a_server_keeps_its_job_and_ends_in_time(
     services: Services, settings: Settings, smtp: SmtpServer, factory: Factory, tmp_path: Path
 ) -> None:
-    user = await factory.user(await factory.tenant())
+    user = await factory.user(await factory.tenant(), email_verified=True)
     # These take over after a second what gives no sign of life, and have two to end.
     workers = await started(tmp_path, environment_of(settings, smtp_url=smtp.url, log_level="INFO"), 2, QUICK_WORKER)
     smtp.hanging = True
