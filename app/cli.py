@@ -20,14 +20,14 @@ from app.core.stamps import STAMP_MILLISECONDS, stamp_key
 from app.models import Project, Tenant, Tier, User, new_id
 from app.services.changes import RENEW_STAMP, change_of
 from app.services.demo import DEMO_PASSWORD, DEMO_SLUG, DEMO_USERS
-from app.services.failed_jobs import count_jobs, read_jobs, send_again
+from app.services.failed_jobs import count_jobs, discard, read_jobs, send_again
 from app.services.roles import prepare_database
 from app.services.seeding import seed_demo as seed
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Operate the service.")
 database = typer.Typer(no_args_is_help=True, help="The database itself.")
 tenants = typer.Typer(no_args_is_help=True, help="Tenants: what they themselves cannot change.")
-jobs = typer.Typer(no_args_is_help=True, help="Background jobs: those that failed for good, and sending them again.")
+jobs = typer.Typer(no_args_is_help=True, help="Background jobs: those that failed for good, and sending them again or discarding them.")
 cli.add_typer(database, name="database")
 cli.add_typer(jobs, name="jobs")
 cli.add_typer(tenants, name="tenants")
@@ -162,20 +162,39 @@ def list_jobs(
         console.print(f"… and {more} more: --limit {limit + more} shows them all")
 
 
+Jobs = Annotated[list[int] | None, typer.Argument(help="The jobs' identifiers", show_default=False)]
+AllFailed = Annotated[bool, typer.Option("--all", help="Every job that failed for good")]
+
+
 @jobs.command("retry")
-def retry_jobs(
-    ids: Annotated[list[int] | None, typer.Argument(help="The jobs' identifiers", show_default=False)] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every job that failed for good")] = False,
-) -> None:
+def retry_jobs(ids: Jobs = None, everything: AllFailed = False) -> None:
     """Send jobs that failed for good again, with as many tries as a new one has."""
-    if everything == bool(ids):
-        sys.exit("Name jobs by their identifiers, or say --all.")
+    _refuse_unnamed(ids, everything=everything)
     with owner() as (_, engine):
         sent, waiting = send_again(engine, ids)
     console.print(f"sent again: {len(sent)}")
     for job_id in waiting:
         console.print(f"{job_id} stays failed: the same job waits already")
-    if missing := set(ids or []) - set(sent) - set(waiting):
+    _tell_missing(ids, [*sent, *waiting])
+
+
+@jobs.command("discard")
+def discard_jobs(ids: Jobs = None, everything: AllFailed = False) -> None:
+    """Delete jobs that failed for good. What they were to do is never done; a mail is dropped."""
+    _refuse_unnamed(ids, everything=everything)
+    with owner() as (_, engine):
+        discarded = discard(engine, ids)
+    console.print(f"discarded: {len(discarded)}")
+    _tell_missing(ids, discarded)
+
+
+def _refuse_unnamed(ids: list[int] | None, *, everything: bool) -> None:
+    if everything == bool(ids):
+        sys.exit("Name jobs by their identifiers, or say --all.")
+
+
+def _tell_missing(ids: list[int] | None, found: list[int]) -> None:
+    if missing := set(ids or []) - set(found):
         sys.exit(f"No failed job: {', '.join(str(job_id) for job_id in sorted(missing))}.")
 
 

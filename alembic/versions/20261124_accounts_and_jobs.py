@@ -115,7 +115,7 @@ def create_mails() -> None:
     )
     templates = "'verify_email', 'reset_password', 'set_password', 'invitation', 'password_changed', 'address_changed', 'new_sign_in'"
     check("mails", "template", f"template IN ({templates})")
-    check("mails", "state", "state IN ('waiting', 'sent', 'dropped')")
+    check("mails", "state", "state IN ('waiting', 'sent', 'dropped', 'refused')")
     check("mails", "finished_at", "(state = 'waiting') = (finished_at IS NULL)")
     index("mails", "state", "finished_at")
 

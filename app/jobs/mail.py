@@ -21,10 +21,11 @@ from app.jobs.mail_contents import contents_of
 from app.jobs.registry import GiveUp, PutOff, TenantJob, tenant_job
 from app.models import Mail, MailState
 from app.services.mail import SEND_MAIL
+from app.utils import metrics
 from app.utils.mail_message import OutgoingMail
 from app.utils.mail_templates import render
 from app.utils.mail_turns import NotNow
-from app.utils.mailer import MailFailure, Unanswered, Undeliverable
+from app.utils.mailer import MailFailure, RecipientRefused, Unanswered, Undeliverable
 
 Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
@@ -60,6 +61,11 @@ async def _send(job: TenantJob, outgoing: OutgoingMail) -> None:
     # Outside any transaction: a server may take minutes to answer, and connections are few.
     try:
         await job.tools.mailer.send(outgoing)
+    except RecipientRefused as failure:
+        await _note(job, partial(_finish, tenant_id=job.tenant_id, mail_id=outgoing.id, state=MailState.REFUSED))
+        metrics.MAILS_REFUSED.labels(outgoing.template).inc()
+        told.warning("mail refused", reason=str(failure))
+        return
     except MailFailure as failure:
         told.warning("mail not sent", reason=str(failure))
         if isinstance(failure, Undeliverable):

@@ -30,6 +30,8 @@ class MailState(StrEnum):
     SENT = "sent"
     # Nobody is to get it any more: there is no such user, what it speaks of is gone, or it waited for a day behind others to the same stranger.
     DROPPED = "dropped"
+    # Its recipient has no mailbox that takes mail.
+    REFUSED = "refused"
 
 
 class Mail(TenantModel):
@@ -43,7 +45,7 @@ class Mail(TenantModel):
             "template IN ('verify_email', 'reset_password', 'set_password', 'invitation', 'password_changed', 'address_changed', 'new_sign_in')",
             name="template",
         ),
-        CheckConstraint("state IN ('waiting', 'sent', 'dropped')", name="state"),
+        CheckConstraint("state IN ('waiting', 'sent', 'dropped', 'refused')", name="state"),
         CheckConstraint("(state = 'waiting') = (finished_at IS NULL)", name="finished_at"),
         Index(None, "tenant_id", "state", "finished_at"),
     )

@@ -1,4 +1,4 @@
-"""The queue as an operator sees it: which jobs there are, and sending those again that failed for good."""
+"""The queue as an operator sees it: which jobs there are, and sending those again, or discarding them, that failed for good."""
 
 import json
 from collections.abc import Sequence
@@ -7,11 +7,12 @@ from datetime import datetime
 from uuid import UUID
 
 from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from app.core.queue import QUEUE_SETTINGS
-from app.models import Tenant
+from app.models import Mail, MailState, Tenant
+from app.services.mail import SEND_MAIL
 
 # What is stored of an error is the name of its class; see app/jobs/runner.py.
 JOBS = text("""
@@ -22,6 +23,7 @@ FROM jobs.pgqueuer job WHERE status = 'failed' OR NOT :failed_only ORDER BY id L
 """)
 COUNT = text("SELECT count(*) FROM jobs.pgqueuer WHERE status = 'failed' OR NOT :failed_only")
 FAILED = text("SELECT id FROM jobs.pgqueuer WHERE status = 'failed' ORDER BY id")
+DISCARD = text("DELETE FROM jobs.pgqueuer WHERE id = :id AND status = 'failed' RETURNING entrypoint, payload")
 REQUEUE = QueryQueueBuilder(QUEUE_SETTINGS).build_requeue_jobs_query().replace("$1", "%(ids)s")
 
 
@@ -68,8 +70,12 @@ def read_jobs(connection: Connection, *, failed_only: bool, most: int) -> list[Q
 
 def _tenant_of(payload: bytes | None) -> UUID | None:
     """Return the tenant that a payload names, where it is well-formed and names one."""
+    return _identifier_in(payload, "tenant_id")
+
+
+def _identifier_in(payload: bytes | None, name: str) -> UUID | None:
     try:
-        return UUID(json.loads(bytes(payload or b""))["tenant_id"])
+        return UUID(json.loads(bytes(payload or b""))[name])
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -91,3 +97,22 @@ def send_again(engine: Engine, ids: Sequence[int] | None) -> tuple[list[int], li
             except IntegrityError:
                 waiting.append(job_id)
     return sent, waiting
+
+
+def discard(engine: Engine, ids: Sequence[int] | None) -> list[int]:
+    """Delete failed jobs, all of them where none are named; their mails are dropped. Returns which were."""
+    with engine.connect() as connection:
+        failed = [job_id for job_id in connection.scalars(FAILED) if ids is None or job_id in ids]
+    return [job_id for job_id in failed if _discard(engine, job_id)]
+
+
+def _discard(engine: Engine, job_id: int) -> bool:
+    with engine.begin() as connection:
+        job = connection.execute(DISCARD, {"id": job_id}).one_or_none()
+        if job is None:
+            return False
+        tenant_id, mail_id = _tenant_of(job.payload), _identifier_in(job.payload, "mail_id")
+        if job.entrypoint == SEND_MAIL and tenant_id and mail_id:
+            dropping = update(Mail).where(Mail.tenant_id == tenant_id, Mail.id == mail_id, Mail.state == MailState.WAITING)
+            connection.execute(dropping.values(state=MailState.DROPPED, finished_at=func.now()))
+    return True

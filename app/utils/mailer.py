@@ -26,6 +26,9 @@ ANSWER_SECONDS = 600.0
 ACCOUNT_REFUSED = (530, 534, 535, 538)
 # As in `550 5.1.1 There is no such mailbox` (RFC 3463). The words behind it may repeat the address, and so have no place in a log.
 ENHANCED_CODE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
+# The recipient's address (X.1) or mailbox (X.2), and not the sender's address (X.1.7, X.1.8). Without such a code, or with one of policy (X.7), it may as
+# well be we who are refused, and that is an operator's to mend.
+NO_SUCH_RECIPIENT = re.compile(r"5\.(1\.(?![78]$)|2\.)")
 LEADING_PERIOD = re.compile(rb"(?m)^\.")
 
 log = structlog.get_logger(__name__)
@@ -45,6 +48,10 @@ class Unanswered(TryLater):
 
 class Undeliverable(MailFailure):
     """This mail is refused for good, for what it is or for whom it is to."""
+
+
+class RecipientRefused(Undeliverable):
+    """The recipient has no mailbox that takes mail, which is nobody's to mend but theirs."""
 
 
 class Mailer:
@@ -84,7 +91,7 @@ class Mailer:
         try:
             return compose(mail, self._sender)
         except NoSuchAddress:
-            raise Undeliverable("the recipient's address is none that mail can be sent to") from None
+            raise RecipientRefused("the recipient's address is none that mail can be sent to") from None
         except MalformedMail as error:
             raise Undeliverable(f"the mail cannot be made: {error}") from None
 
@@ -160,9 +167,10 @@ def _failure_of(error: SMTPException | OSError | _Silence) -> MailFailure:
     reason = type(error).__name__ if code is None else f"{code} {enhanced[0]}" if enhanced else str(code)
     permanent = code is not None and code >= 500
     if permanent and code not in ACCOUNT_REFUSED and isinstance(error, SMTPRecipientRefused | SMTPDataError):
-        return Undeliverable(f"the SMTP server refused the mail for good: {reason}")
+        kind = RecipientRefused if enhanced and NO_SUCH_RECIPIENT.match(enhanced[0]) else Undeliverable
+        return kind(f"the SMTP server refused the mail for good: {reason}")
     if isinstance(error, SMTPNotSupported) and "SMTPUTF8" in error.message:
-        return Undeliverable("the SMTP server takes no mailbox whose name has letters beyond ASCII")
+        return RecipientRefused("the SMTP server takes no mailbox whose name has letters beyond ASCII")
     if permanent or isinstance(error, SMTPNotSupported) or isinstance(error.__cause__ or error, ssl.SSLError):
         log.error("the SMTP server does not serve us: check SMTP_URL and MAIL_FROM", reason=reason)
     return TryLater(f"the SMTP server did not take the mail: {reason}")

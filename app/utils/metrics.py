@@ -19,6 +19,8 @@ SESSION_REFRESHES = Counter("session_refreshes_total", "Refreshes of sessions", 
 REDIS_AWAY = Gauge("redis_away", "1 while the circuit breaker for Redis is open")
 VIEWS_FLUSHED = Counter("project_views_flushed_total", "Project views written to PostgreSQL")
 
+MAILS_REFUSED = Counter("mails_refused_total", "Mails whose recipient has no mailbox that takes mail", ["template"])
+
 JOBS = Counter("jobs_total", "Attempts at jobs, by what became of them", ["kind", "outcome"])
 OLDEST_JOB = Gauge("jobs_oldest_waiting_seconds", "How long the oldest job that is due has been waiting")
 FAILED_JOBS = Gauge("jobs_failed_kept", "Jobs that failed for good and wait for an operator")

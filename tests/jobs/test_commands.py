@@ -1,4 +1,4 @@
-"""`python -m app.cli jobs`: what failed for good is seen, and sent again."""
+"""`python -m app.cli jobs`: what failed for good is seen, and sent again or discarded."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from app.config import Settings
 from app.jobs.view_counts import FLUSH_VIEW_COUNTS
 from app.services.container import Services
+from app.services.mail import SEND_MAIL
 from tests.factories import Factory
 from tests.faults.support import environment_of, process, run_cli
 from tests.jobs.support import add
@@ -85,9 +86,32 @@ async def test_failed_jobs_are_sent_again_by_name_or_all(services: Services, fac
     assert await factory.run(state) == [(number, "queued", 0, True) for number in (one, two, three)]
 
 
+async def test_failed_jobs_are_discarded_by_name_or_all_with_their_mails(
+    services: Services, factory: Factory, environment: dict[str, str], tmp_path: Path
+) -> None:
+    tenant = await factory.tenant()
+    waiting, failed_mail, sent = [await factory.mail(tenant) for _ in range(3)]
+    await factory.run("UPDATE mails SET state = 'sent', finished_at = created_at WHERE id = :id", id=sent.id)
+    one = await failed(services, factory)
+    await add(services, SEND_MAIL, *({"mail_id": mail.id} for mail in (failed_mail, sent)), tenant_id=tenant.id)
+    await factory.run("UPDATE jobs.pgqueuer SET status = 'failed'")
+    await add(services, SEND_MAIL, {"mail_id": waiting.id}, tenant_id=tenant.id)
+    await factory.run("INSERT INTO jobs.pgqueuer (priority, status, entrypoint, payload) VALUES (0, 'failed', :kind, '\\xff')", kind=SEND_MAIL)
+    numbers = [number for (number,) in await factory.run("SELECT id FROM jobs.pgqueuer ORDER BY id")]
+    assert "discarded: 1" in run_cli(tmp_path, environment, "jobs", "discard", str(one))
+    assert [number for (number,) in await factory.run("SELECT id FROM jobs.pgqueuer ORDER BY id")] == [number for number in numbers if number != one]
+    assert "discarded: 3" in run_cli(tmp_path, environment, "jobs", "discard", "--all")
+    assert await factory.run("SELECT status::text FROM jobs.pgqueuer") == [("queued",)]
+    states = await factory.run("SELECT id, state, finished_at IS NULL FROM mails WHERE tenant_id = :id", id=tenant.id)
+    assert set(states) == {(waiting.id, "waiting", True), (failed_mail.id, "dropped", False), (sent.id, "sent", False)}
+
+
+@pytest.mark.parametrize("command_name", ["retry", "discard"])
 @pytest.mark.parametrize("arguments, said", [(["--all", "1"], "or say --all"), ([], "or say --all"), (["888888"], "No failed job: 888888.")])
-def test_what_cannot_be_sent_again_is_said(environment: dict[str, str], tmp_path: Path, arguments: list[str], said: str) -> None:
-    with process(tmp_path, ["-m", "app.cli", "jobs", "retry", *arguments], environment) as command:
+def test_what_cannot_be_sent_again_or_discarded_is_said(
+    environment: dict[str, str], tmp_path: Path, command_name: str, arguments: list[str], said: str
+) -> None:
+    with process(tmp_path, ["-m", "app.cli", "jobs", command_name, *arguments], environment) as command:
         assert command.wait() == 1
         assert said in command.output
 

@@ -24,6 +24,7 @@ from app.jobs.registry import TENANT_JOBS, GiveUp, TenantJob, Tools
 from app.models import Mail, MailTemplate, Tenant, TokenPurpose, new_id
 from app.services.container import Services
 from app.services.mail import SEND_MAIL, post
+from app.utils import metrics
 from app.utils.mailer import Mailer, TryLater, Unanswered
 from tests.factories import Factory
 from tests.faults.support import changed, eventually
@@ -101,7 +102,7 @@ async def test_a_mail_that_is_refused_for_good_is_given_up_and_can_be_sent_again
     tenant = await factory.tenant()
     user = await factory.user(tenant)
     mail = await factory.mail(tenant, recipient=user.email)
-    smtp.rcpt_answer = f"550 5.1.1 {user.email}: there is no such mailbox"
+    smtp.rcpt_answer = f"550 5.7.1 {user.email}: relaying denied"
     with pytest.raises(GiveUp) as given_up:
         await run(mail)
     assert user.email not in str(given_up.value)
@@ -109,6 +110,28 @@ async def test_a_mail_that_is_refused_for_good_is_given_up_and_can_be_sent_again
     smtp.rcpt_answer = None
     await run(mail)
     assert len(smtp.mails_to(user.email)) == 1
+
+
+@pytest.mark.parametrize("recipient", [None, "no address at all"])
+async def test_a_recipient_who_does_not_exist_is_no_failure_and_leaves_nothing_for_an_operator(
+    run: Run, smtp: SmtpServer, factory: Factory, monkeypatch: pytest.MonkeyPatch, recipient: str | None
+) -> None:
+    """Strangers would fill the queue with misspelt addresses."""
+    tenant = await factory.tenant()
+    user = await factory.user(tenant, **({"email": recipient} if recipient else {}))
+    mail = await factory.mail(tenant, recipient=user.email)
+    smtp.rcpt_answer = f"550 5.1.1 {user.email}: there is no such mailbox"
+    refused = metrics.MAILS_REFUSED.labels("verify_email")._value
+    before, logs = refused.get(), listen_to(monkeypatch, app.jobs.mail, app.utils.mailer)
+    for _ in range(2):
+        await run(mail)
+    assert await state_of(factory, mail) == ("refused", True)
+    assert smtp.attempts == (0 if recipient else 1)
+    (line,) = logs
+    assert (line["event"], line["log_level"], line["template"]) == ("mail refused", "warning", "verify_email")
+    assert recipient or line["reason"].endswith("550 5.1.1")
+    assert user.email not in str(logs)
+    assert refused.get() == before + 1
 
 
 async def test_a_mail_sent_twice_because_a_worker_died_is_one_and_the_same(run: Run, smtp: SmtpServer, factory: Factory) -> None:

@@ -11,9 +11,10 @@ from app.jobs import purge
 from app.jobs.purge import PURGE_TENANT, PURGE_TENANTS, PURGE_WORLDWIDE
 from app.models import MailState, Project, Tenant, TokenPurpose
 from app.services.container import Services
+from app.services.mail import SEND_MAIL
 from app.utils.json import to_json
 from tests.factories import Factory
-from tests.jobs.support import dispatcher_of, waiting
+from tests.jobs.support import add, dispatcher_of, waiting
 
 
 def ago(**time: float) -> datetime:
@@ -62,9 +63,29 @@ async def test_what_has_expired_goes_and_what_has_not_stays(services: Services, 
     for finished_at in (ago(days=31), ago(days=29)):
         await factory.mail(tenant, state=MailState.SENT, finished_at=finished_at)
         await factory.mail(tenant, state=MailState.DROPPED, finished_at=finished_at)
-    await factory.mail(tenant, created_at=ago(days=60))
+        await factory.mail(tenant, state=MailState.REFUSED, finished_at=finished_at)
+    waiting_long = await factory.mail(tenant, created_at=ago(days=60))
+    await add(services, SEND_MAIL, {"mail_id": waiting_long.id}, tenant_id=tenant.id)
     await purge_tenant(services, tenant)
-    assert [await count(factory, table, tenant) for table in ("one_time_tokens", "invitations", "mails")] == [1, 1, 3]
+    assert [await count(factory, table, tenant) for table in ("one_time_tokens", "invitations", "mails")] == [1, 1, 4]
+
+
+async def test_a_mail_whose_job_is_gone_goes_after_thirty_days(services: Services, factory: Factory) -> None:
+    tenant, other = await factory.tenant(), await factory.tenant()
+    mails = {
+        "failed": await factory.mail(tenant, created_at=ago(days=31)),
+        "orphaned": await factory.mail(tenant, created_at=ago(days=31)),
+        "recent": await factory.mail(tenant, created_at=ago(days=29)),
+        "foreign": await factory.mail(other, created_at=ago(days=31)),
+    }
+    await add(services, SEND_MAIL, {"mail_id": mails["failed"].id}, tenant_id=tenant.id)
+    await factory.run("UPDATE jobs.pgqueuer SET status = 'failed'")
+    await factory.run(
+        "INSERT INTO jobs.pgqueuer (priority, status, entrypoint, payload) VALUES (0, 'failed', :kind, '\\xff'), (0, 'failed', :kind, NULL)", kind=SEND_MAIL
+    )
+    await purge_tenant(services, tenant)
+    left = {mail_id for (mail_id,) in await factory.run("SELECT id FROM mails WHERE tenant_id IN (:one, :other)", one=tenant.id, other=other.id)}
+    assert left == {mails[name].id for name in ("failed", "recent", "foreign")}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +120,7 @@ async def test_a_purge_goes_on_until_nothing_is_due_in_batches(services: Service
 
     monkeypatch.setattr(services.database, "transaction", counted)
     await purge_tenant(services, tenant)
-    assert transactions == 3 + 5
+    assert transactions == 3 + 6
     assert (await count(factory, "projects", tenant), await count(factory, "resources", tenant)) == (0, 0)
 
 

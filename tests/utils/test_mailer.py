@@ -16,7 +16,7 @@ from app.utils import mail_turns, outbox
 from app.utils import mailer as mailer_module
 from app.utils.mail_message import OutgoingMail
 from app.utils.mail_turns import AT_ONCE, NotNow
-from app.utils.mailer import Mailer, TryLater, Unanswered, Undeliverable
+from app.utils.mailer import Mailer, RecipientRefused, TryLater, Unanswered, Undeliverable
 from tests.faults.support import Proxy, eventually, proxy_to
 from tests.mail.certificates import make_certificate
 from tests.mail.listening import listen_to
@@ -63,10 +63,26 @@ async def test_a_server_that_is_busy_is_asked_later(smtp: SmtpServer, answer: st
 
 
 @pytest.mark.parametrize("answer", ["rcpt_answer", "data_answer"])
-async def test_a_mail_that_is_refused_for_good_is_undeliverable(smtp: SmtpServer, answer: str) -> None:
-    setattr(smtp, answer, f"550 5.1.1 There is no mailbox {RECIPIENT}")
-    with pytest.raises(Undeliverable, match=r"550 5\.1\.1"):
+@pytest.mark.parametrize(
+    "reply, reason, recipient_s_fault",
+    [
+        (f"550 5.1.1 There is no mailbox {RECIPIENT}", r"550 5\.1\.1", True),
+        ("550 5.1.10 Null MX", r"550 5\.1\.10", True),
+        ("552 5.2.2 Mailbox full", r"552 5\.2\.2", True),
+        ("550 5.1.7 Bad sender's address", r"550 5\.1\.7", False),
+        ("553 5.1.8 Sender's domain does not exist", r"553 5\.1\.8", False),
+        ("550 5.7.1 Relaying denied", r"550 5\.7\.1", False),
+        ("554 5.6.0 Message content rejected", r"554 5\.6\.0", False),
+        (f"550 There is no mailbox {RECIPIENT}", "550", False),
+    ],
+)
+async def test_a_mail_that_is_refused_for_good_is_undeliverable_and_whose_fault_it_is_the_enhanced_code_says(
+    smtp: SmtpServer, answer: str, reply: str, reason: str, recipient_s_fault: bool
+) -> None:
+    setattr(smtp, answer, reply)
+    with pytest.raises(Undeliverable, match=f"{reason}$") as refused:
         await mailer_for(smtp).send(a_mail())
+    assert isinstance(refused.value, RecipientRefused) == recipient_s_fault
 
 
 async def test_a_server_that_is_away_or_breaks_off_is_asked_later(smtp: SmtpServer) -> None:
@@ -271,7 +287,7 @@ async def test_no_name_or_subject_can_add_a_header_or_a_recipient(smtp: SmtpServ
     "recipient", ["ada@example.com\r\nRCPT TO:<eve@example.com>", "ada@example.com, eve@example.com", "no address", "", "<ada@example.com>", "a@b@example.com"]
 )
 async def test_what_is_no_address_gets_no_mail(smtp: SmtpServer, recipient: str) -> None:
-    with pytest.raises(Undeliverable):
+    with pytest.raises(RecipientRefused):
         await mailer_for(smtp).send(a_mail(recipient=recipient))
     assert smtp.attempts == 0
 
@@ -285,7 +301,7 @@ async def test_an_international_mailbox_gets_its_mail_where_the_server_can(smtp:
     await mailer_for(smtp).send(a_mail(recipient="zoë@example.com"))
     # As Python's parser shows what is not ASCII.
     assert smtp.mails[0]["To"].addresses[0].addr_spec.encode("ascii", "surrogateescape").decode() == "zoë@example.com"
-    with smtp_server(enable_SMTPUTF8=False) as server, pytest.raises(Undeliverable):
+    with smtp_server(enable_SMTPUTF8=False) as server, pytest.raises(RecipientRefused):
         await mailer_for(server).send(a_mail(recipient="zoë@example.com"))
 
 
