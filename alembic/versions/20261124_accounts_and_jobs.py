@@ -30,6 +30,7 @@ def upgrade() -> None:
     op.execute("SET LOCAL statement_timeout = '60s'")
     op.add_column("users", column("pending_email", sa.Text(), nullable=True))
     op.add_column("users", column("password_version", sa.Integer(), "0"))
+    op.add_column("users", column("password_changed_at", TIME, nullable=True))
     op.add_column("sessions", column("refresh_count", sa.Integer(), "0"))
     op.add_column("sessions", column("refreshed_at", TIME, nullable=True))
     op.add_column("sessions", column("earlier_refreshes", sa.ARRAY(TIME), "'{}'"))
@@ -60,6 +61,7 @@ def downgrade() -> None:
     op.drop_column("sessions", "earlier_refreshes")
     op.drop_column("sessions", "refreshed_at")
     op.drop_column("sessions", "refresh_count")
+    op.drop_column("users", "password_changed_at")
     op.drop_column("users", "password_version")
     op.drop_column("users", "pending_email")
 

@@ -18,6 +18,7 @@ LINKS: dict[str, tuple[TokenPurpose, timedelta, str]] = {
     MailTemplate.RESET_PASSWORD: (TokenPurpose.RESET_PASSWORD, timedelta(minutes=30), "reset-password"),
     MailTemplate.SET_PASSWORD: (TokenPurpose.RESET_PASSWORD, timedelta(days=7), "reset-password"),
 }
+SETTING_PASSWORDS = (MailTemplate.RESET_PASSWORD, MailTemplate.SET_PASSWORD)
 LONGEST_USER_AGENT = 160
 
 
@@ -53,8 +54,11 @@ def _whom(mail: Mail) -> Select[User]:
     fitting: ColumnElement[bool] = User.email == mail.recipient
     if mail.template == MailTemplate.VERIFY_EMAIL:
         fitting = or_(and_(fitting, ~User.email_verified), User.pending_email == mail.recipient)
-    elif mail.template in (MailTemplate.RESET_PASSWORD, MailTemplate.SET_PASSWORD):
-        fitting = and_(fitting, User.is_active)
+    elif mail.template == MailTemplate.RESET_PASSWORD:
+        # A link that was asked for before the password was set would still be good after it, in whosever hands.
+        fitting = and_(fitting, User.is_active, or_(User.password_changed_at.is_(None), User.password_changed_at < mail.created_at))
+    elif mail.template == MailTemplate.SET_PASSWORD:
+        fitting = and_(fitting, User.is_active, User.password_hash.is_(None))
     elif mail.subject_id is not None:
         # News for whoever had this address when it happened.
         fitting = User.id == mail.subject_id
@@ -62,7 +66,9 @@ def _whom(mail: Mail) -> Select[User]:
     if mail.subject_id is not None:
         query = query.where(User.id == mail.subject_id)
     # Several may wait for the same new address; whoever has it already comes first.
-    return query.order_by((User.email == mail.recipient).desc(), User.updated_at.desc()).limit(1)
+    query = query.order_by((User.email == mail.recipient).desc(), User.updated_at.desc()).limit(1)
+    # So that a password which is being set at this moment is set before the link is made, and ends it, or after.
+    return query.with_for_update(read=True) if mail.template in SETTING_PASSWORDS else query
 
 
 async def _token(job: TenantJob, session: AsyncSession, mail: Mail, user: User, purpose: TokenPurpose, lifetime: timedelta) -> str | None:

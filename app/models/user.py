@@ -40,5 +40,7 @@ class User(TenantModel):
     password_hash: Mapped[str | None]
     # Counts the passwords that the user has had. The same password may be hashed anew at any sign-in, so the hash does not tell.
     password_version: Mapped[int] = mapped_column(server_default="0")
+    # Null while the first is in use, or none.
+    password_changed_at: Mapped[datetime | None]
     last_login_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=91)

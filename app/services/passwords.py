@@ -1,5 +1,6 @@
 """Passwords that are forgotten, reset and changed."""
 
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -30,7 +31,7 @@ async def reset_password(services: Services, tenant: TenantInfo, token: str, pas
             update(User)
             # The address may have been changed since the mail was sent; then its reader is no longer the account's owner.
             .where(User.tenant_id == tenant.id, User.id == found.user_id, User.email == found.email)
-            .values(password_hash=password_hash, password_version=User.password_version + 1, email_verified=True, updated_at=func.now())
+            .values(_another(password_hash) | {"email_verified": True})
             .returning(User.id)
         )
         # The user's row comes first: two links at once would otherwise wait for each other, as each ends the other.
@@ -59,12 +60,18 @@ async def change_password(session: AsyncSession, user: User, password_hash: str,
     changing = (
         update(User)
         .where(User.tenant_id == user.tenant_id, User.id == user.id, User.password_version == user.password_version)
-        .values(password_hash=password_hash, password_version=User.password_version + 1, updated_at=func.now())
+        .values(_another(password_hash))
         .returning(User.id)
     )
     if (await session.execute(changing)).scalar_one_or_none() is None:
         raise WrongPassword
     await _end_what_the_old_one_opened(session, user.tenant_id, user.id, user.email, keep=keep)
+
+
+def _another(password_hash: str) -> dict[str, Any]:
+    """Return what a user has anew with another password. Mail that was asked for before, by the clock and not since the transaction began, sets none."""
+    version = User.password_version + 1
+    return {"password_hash": password_hash, "password_version": version, "password_changed_at": func.clock_timestamp(), "updated_at": func.now()}
 
 
 async def _end_what_the_old_one_opened(session: AsyncSession, tenant_id: UUID, user_id: UUID, email: str, *, keep: UUID | None = None) -> None:

@@ -24,9 +24,10 @@ from app.jobs.registry import TENANT_JOBS, GiveUp, TenantJob, Tools
 from app.models import Mail, MailTemplate, Tenant, TokenPurpose, new_id
 from app.services.container import Services
 from app.services.mail import SEND_MAIL, post
+from app.services.passwords import change_password
 from app.utils import metrics
 from app.utils.mailer import Mailer, TryLater, Unanswered
-from tests.factories import Factory
+from tests.factories import PASSWORD, Factory
 from tests.faults.support import changed, eventually
 from tests.mail.listening import listen_to
 from tests.mail.smtp_server import SmtpServer, html_of, link_in, text_of, token_in
@@ -61,6 +62,11 @@ async def expiry_of(factory: Factory, mail: Mail) -> datetime:
     return expires_at
 
 
+def without_password(template: MailTemplate) -> dict[str, Any]:
+    """A user's values for a mail that goes only to those who have no password yet."""
+    return {"password_hash": None} if template == MailTemplate.SET_PASSWORD else {}
+
+
 async def test_the_job_is_registered() -> None:
     assert TENANT_JOBS[SEND_MAIL] is send_mail
 
@@ -68,7 +74,7 @@ async def test_the_job_is_registered() -> None:
 @pytest.mark.parametrize("template", ABOUT_A_USER)
 async def test_a_mail_is_sent_once_however_often_its_job_runs(run: Run, smtp: SmtpServer, factory: Factory, template: MailTemplate) -> None:
     tenant = await factory.tenant(name="Acme")
-    user = await factory.user(tenant, full_name="Ada Example")
+    user = await factory.user(tenant, full_name="Ada Example", **without_password(template))
     mail = await factory.mail(tenant, template=template, recipient=user.email)
     for _ in range(3):
         await run(mail)
@@ -118,7 +124,7 @@ async def test_a_recipient_who_does_not_exist_is_no_failure_and_leaves_nothing_f
 ) -> None:
     """Strangers would fill the queue with misspelt addresses."""
     tenant = await factory.tenant()
-    user = await factory.user(tenant, **({"email": recipient} if recipient else {}))
+    user = await factory.user(tenant, email=recipient or f"{uuid4().hex}@example.com")
     mail = await factory.mail(tenant, recipient=user.email)
     smtp.rcpt_answer = f"550 5.1.1 {user.email}: there is no such mailbox"
     refused = metrics.MAILS_REFUSED.labels("verify_email")._value
@@ -237,7 +243,7 @@ async def test_a_link_leads_to_its_page_with_a_token_that_lives_as_long_as_the_m
     run: Run, smtp: SmtpServer, factory: Factory, template: MailTemplate, purpose: TokenPurpose, lifetime: timedelta, path: str
 ) -> None:
     tenant = await factory.tenant()
-    user = await factory.user(tenant)
+    user = await factory.user(tenant, **without_password(template))
     mail = await factory.mail(tenant, template=template, recipient=user.email)
     await run(mail, public_url="https://app.example.com/")
     sent = await smtp.mail_to(user.email)
@@ -276,9 +282,53 @@ async def test_a_mail_to_an_unknown_address_is_dropped(run: Run, smtp: SmtpServe
             assert smtp.mails_to(recipient) == []
 
 
+@pytest.mark.parametrize("has_password", [True, False])
+async def test_links_that_still_wait_when_one_of_them_is_used_are_never_mailed(
+    run: Run, smtp: SmtpServer, factory: Factory, client: AsyncClient, has_password: bool
+) -> None:
+    tenant = await factory.tenant()
+    values: dict[str, Any] = {} if has_password else {"password_hash": None}
+    user = await factory.user(tenant, **values)
+    first, second = [await factory.mail(tenant, template=MailTemplate.RESET_PASSWORD, recipient=user.email) for _ in range(2)]
+    to_set = await factory.mail(tenant, template=MailTemplate.SET_PASSWORD, recipient=user.email, subject_id=user.id)
+    await run(first)
+    body = {"token": token_in(await smtp.mail_to(user.email)), "password": "a first new passphrase"}
+    assert (await client.post("/api/v1/auth/password/reset", headers={"X-Tenant-Slug": tenant.slug}, json=body)).status_code == 204
+    for late in (second, to_set):
+        await run(late)
+        assert await state_of(factory, late) == ("dropped", True)
+    # What is asked for afterwards is mailed.
+    await run(await factory.mail(tenant, template=MailTemplate.RESET_PASSWORD, recipient=user.email))
+    assert [mail["Subject"].split()[0] for mail in smtp.mails_to(user.email)] == ["Choose", "Choose"]
+
+
+async def test_a_link_that_waits_while_the_password_is_changed_is_never_mailed(run: Run, smtp: SmtpServer, factory: Factory, client: AsyncClient) -> None:
+    person = await factory.person()
+    mail = await factory.mail(person.tenant, template=MailTemplate.RESET_PASSWORD, recipient=person.user.email)
+    body = {"current_password": PASSWORD, "new_password": "a first new passphrase"}
+    assert (await client.post("/api/v1/auth/password/change", headers=person.headers, json=body)).status_code == 204
+    await run(mail)
+    assert await state_of(factory, mail) == ("dropped", True)
+    assert smtp.mails_to(person.user.email) == []
+
+
+async def test_a_link_is_not_made_beside_a_password_that_is_being_set(run: Run, smtp: SmtpServer, factory: Factory, services: Services) -> None:
+    tenant = await factory.tenant()
+    user = await factory.user(tenant)
+    mail = await factory.mail(tenant, template=MailTemplate.RESET_PASSWORD, recipient=user.email)
+    async with services.database.transaction(tenant.id) as session:
+        await change_password(session, user, "another hash", keep=new_id())
+        sending = asyncio.create_task(run(mail))
+        await asyncio.sleep(0.3)
+        assert not sending.done()
+    await sending
+    assert await state_of(factory, mail) == ("dropped", True)
+    assert smtp.mails_to(user.email) == []
+
+
 async def test_who_is_switched_off_gets_no_link_to_a_new_password(run: Run, smtp: SmtpServer, factory: Factory) -> None:
     tenant = await factory.tenant()
-    user = await factory.user(tenant, is_active=False)
+    user = await factory.user(tenant, is_active=False, password_hash=None)
     for template in (MailTemplate.RESET_PASSWORD, MailTemplate.SET_PASSWORD):
         mail = await factory.mail(tenant, template=template, recipient=user.email)
         await run(mail)
@@ -479,6 +529,7 @@ async def test_names_cannot_put_markup_headers_or_links_into_a_mail(run: Run, sm
     tenant = await factory.tenant(name=f"Acme {MARKUP}\r\nBcc: all-of-you")
     user = await factory.user(tenant, full_name=f"Ada {MARKUP}\nX-Forged: yes")
     for template in ABOUT_A_USER:
+        await factory.run("UPDATE users SET password_hash = NULL WHERE id = :id", id=user.id)
         await run(await factory.mail(tenant, template=template, recipient=user.email, data={"user_agent": MARKUP}))
     assert len(smtp.mails_to(user.email)) == len(ABOUT_A_USER)
     for mail in smtp.mails_to(user.email):
