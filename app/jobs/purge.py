@@ -14,6 +14,7 @@ from app.core.queue import enqueue
 from app.jobs.registry import TenantJob, WorldwideJob, tenant_job, worldwide_job
 from app.models import RECOVERABLE_DAYS, Invitation, Mail, MailState, OneTimeToken, Project, Resource, Session, SpentChallenge, Tenant, TenantModel, ViewBatch
 from app.services.mail import SEND_MAIL
+from app.services.places import RESET_REMEMBERED
 
 PURGE_TENANTS, PURGE_TENANT, PURGE_WORLDWIDE = "purge_tenants", "purge_tenant", "purge_worldwide"
 BATCH = 1000
@@ -77,7 +78,8 @@ async def purge_tenant(job: TenantJob, payload: dict[str, Any]) -> None:
         # Before their projects: to delete a project with very many of them would be one long statement.
         (Resource, Resource.project_id.in_(projects)),
         (Project, past_restoring),
-        (OneTimeToken, OneTimeToken.expires_at < now),
+        # A used one tells for a while where its user is known.
+        (OneTimeToken, (OneTimeToken.expires_at < now) & or_(OneTimeToken.used_at.is_(None), OneTimeToken.used_at < now - RESET_REMEMBERED)),
         (Invitation, Invitation.expires_at < now),
         (Session, or_(Session.expires_at < ended, Session.revoked_at < ended)),
         (Mail, (Mail.state != MailState.WAITING) & (Mail.finished_at < now - timedelta(days=MAIL_DAYS))),

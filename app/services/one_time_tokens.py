@@ -16,9 +16,12 @@ async def find_token(session: AsyncSession, tenant_id: UUID, token: str, purpose
     return _or_invalid((await session.execute(asked)).scalar_one_or_none())
 
 
-async def use_token(session: AsyncSession, tenant_id: UUID, token: str, purpose: TokenPurpose) -> OneTimeToken:
-    """Use a token, which is then used up if the transaction is committed. Of several at once one succeeds. Raises `LinkInvalid`."""
-    using = update(OneTimeToken).where(OneTimeToken.tenant_id == tenant_id, *_good(token, purpose)).values(used_at=func.now())
+async def use_token(session: AsyncSession, tenant_id: UUID, token: str, purpose: TokenPurpose, *, used_from: str | None = None) -> OneTimeToken:
+    """Use a token, which is then used up if the transaction is committed. Of several at once one succeeds. Raises `LinkInvalid`.
+
+    `used_from` is the address to be remembered with it.
+    """
+    using = update(OneTimeToken).where(OneTimeToken.tenant_id == tenant_id, *_good(token, purpose)).values(used_at=func.now(), used_from=used_from)
     result = await session.execute(using.returning(OneTimeToken), execution_options={"synchronize_session": False})
     return _or_invalid(result.scalar_one_or_none())
 

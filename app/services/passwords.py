@@ -7,6 +7,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.account_exceptions import LinkInvalid, WrongPassword
+from app.core.networks import network_of
 from app.core.passwords import refuse_weak
 from app.core.tenancy import TenantInfo
 from app.models import MailTemplate, OneTimeToken, TokenPurpose, User
@@ -18,8 +19,11 @@ from app.services.sessions import revoke_sessions
 from app.services.sign_in import account
 
 
-async def reset_password(services: Services, tenant: TenantInfo, token: str, password: str) -> None:
-    """Give whoever reads the mail of the token's address a new password, and end all sessions. Raises `LinkInvalid`, `WeakPassword`, `Overloaded`."""
+async def reset_password(services: Services, tenant: TenantInfo, token: str, password: str, *, ip_address: str | None) -> None:
+    """Give whoever reads the mail of the token's address a new password, and end all sessions. For an hour they are known where they did so.
+
+    Raises `LinkInvalid`, `WeakPassword`, `Overloaded`.
+    """
     purpose = TokenPurpose.RESET_PASSWORD
     # Looked at before anything is hashed: a link that is no good must not cost us a quarter of a second.
     async with services.database.transaction(tenant.id) as session:
@@ -37,11 +41,12 @@ async def reset_password(services: Services, tenant: TenantInfo, token: str, pas
         # The user's row comes first: two links at once would otherwise wait for each other, as each ends the other.
         if (await session.execute(changing)).scalar_one_or_none() is None:
             raise LinkInvalid
-        await use_token(session, tenant.id, token, purpose)
+        await use_token(session, tenant.id, token, purpose, used_from=ip_address)
         await _end_what_the_old_one_opened(session, tenant.id, found.user_id, found.email)
         await announce(session, tenant.id, found.user_id)
     await services.stamps.renew(tenant.id, found.user_id)
-    await services.throttle.forget(account(tenant.slug, found.email))
+    for network in ("", network_of(ip_address or "")):
+        await services.throttle.forget(account(tenant.slug, found.email, network))
 
 
 async def verified_password(services: Services, tenant: TenantInfo, user_id: UUID, password: str) -> User:

@@ -1,16 +1,20 @@
-"""Where people sign in from, as well as an address and a browser's name tell."""
+"""Where people are known: by address and browser to notice what is new, and by address alone to tell them from strangers who guess."""
 
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Text, func, select, union_all
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.networks import network_of
-from app.models import Session
+from app.models import OneTimeToken, Session, TokenPurpose, User
 
 REMEMBERED = timedelta(days=90)
+# Long enough to sign in after a reset.
+RESET_REMEMBERED = timedelta(hours=1)
 # Nobody signs in from so many places; a program that does learns nothing from our mail.
 MOST_PLACES = 1_000
 IPV4_BITS, IPV6_BITS = 24, 48
@@ -33,3 +37,41 @@ async def is_new_place(session: AsyncSession, tenant_id: UUID, user_id: UUID, ip
     )
     known = {place_of(*row) for row in await session.execute(lately)}
     return bool(known) and place_of(ip_address, user_agent) not in known
+
+
+def known_addresses(tenant_id: UUID) -> ColumnElement[list[str]]:
+    """Return a column for a query of a `User` of the tenant: from where their sessions were used in 90 days, and their password reset within the hour.
+
+    A column, so that whoever is known nowhere, or does not exist, is asked for by the same statement.
+    """
+    now = func.now()
+    used = (
+        select(Session.ip_address)
+        .where(
+            Session.tenant_id == tenant_id,
+            User.tenant_id == tenant_id,
+            Session.user_id == User.id,
+            Session.last_used_at > now - REMEMBERED,
+            Session.ip_address.is_not(None),
+        )
+        .order_by(Session.created_at.desc())
+        .limit(MOST_PLACES)
+    )
+    resets = select(OneTimeToken.used_from).where(
+        OneTimeToken.tenant_id == tenant_id,
+        User.tenant_id == tenant_id,
+        OneTimeToken.user_id == User.id,
+        OneTimeToken.purpose == TokenPurpose.RESET_PASSWORD,
+        OneTimeToken.used_at > now - RESET_REMEMBERED,
+        OneTimeToken.used_from.is_not(None),
+    )
+    both = union_all(used.correlate(User), resets.correlate(User))
+    return func.array(both.scalar_subquery(), type_=ARRAY(Text()))
+
+
+def known_network(ip_address: str | None, addresses: Iterable[str]) -> str:
+    """Return the network of an address if one of the others lies in it, and nothing if none does."""
+    if ip_address is None:
+        return ""
+    network = network_of(ip_address)
+    return network if network in {network_of(address) for address in set(addresses)} else ""

@@ -15,7 +15,7 @@ from app.schemas.auth import Credentials, SignedIn
 from app.schemas.user import UserRead
 from app.services.container import Services
 from app.services.mail import post
-from app.services.places import is_new_place
+from app.services.places import is_new_place, known_addresses, known_network
 from app.services.sessions import LONGEST_USER_AGENT, signed_in
 
 NO_TENANT = UUID(int=0)
@@ -34,11 +34,13 @@ async def sign_in(services: Services, asked: Credentials, *, ip_address: str | N
     # Without a tenant the same question is asked, and nobody found.
     tenant_id = tenant.id if tenant else NO_TENANT
     async with services.database.transaction(tenant_id) as session:
-        user = (await session.execute(select(User).where(User.tenant_id == tenant_id, User.email == asked.email))).scalar_one_or_none()
+        whom = select(User, known_addresses(tenant_id)).where(User.tenant_id == tenant_id, User.email == asked.email)
+        user, addresses = (await session.execute(whom)).one_or_none() or (None, [])
+    subject = account(asked.tenant_slug, asked.email, known_network(ip_address, addresses))
     stored = user.password_hash if user else None
     # Hashed outside any transaction: it takes a quarter of a second, and connections are few. Admitted just before, and not earlier: of many guesses
     # at once no more are made than are hashed at once.
-    right = await services.throttle.guess(account(asked.tenant_slug, asked.email), lambda: services.passwords.verify(asked.password, stored))
+    right = await services.throttle.guess(subject, lambda: services.passwords.verify(asked.password, stored))
     if tenant is None or user is None or not right:
         raise InvalidCredentials
     if not tenant.is_active:
@@ -62,9 +64,13 @@ async def _rehashed(services: Services, user: User, password: str) -> str | None
         return None
 
 
-def account(tenant_slug: str, email: str) -> str:
-    """Return what wrong passwords of an account are counted under, whether there is such an account or not."""
-    return f"sign-in\0{tenant_slug.strip().lower()}\0{email}"
+def account(tenant_slug: str, email: str, network: str = "") -> str:
+    """Return what wrong passwords of an account are counted under, whether there is such an account or not.
+
+    Those from a `network` that the account is known at are counted by themselves, so that no stranger keeps its owner out; all others together.
+    """
+    # The network comes first: nothing that a stranger may send as slug or address looks like one.
+    return f"sign-in\0{network}\0{tenant_slug.strip().lower()}\0{email}"
 
 
 async def open_session(services: Services, user: User, *, ip_address: str | None, user_agent: str | None, rehashed: str | None) -> SignedIn:

@@ -75,9 +75,12 @@ async def people(factory: Factory) -> dict[str, dict[str, str]]:
 
 
 async def test_a_refused_sign_in_is_the_same_work_for_every_kind_of_account(
-    client: AsyncClient, factory: Factory, services: Services, monkeypatch: pytest.MonkeyPatch
+    client: AsyncClient, address: str, factory: Factory, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = await people(factory)
+    at_home = await factory.person()
+    await factory.run("UPDATE sessions SET ip_address = :address WHERE id = :id", address=address, id=at_home.session_id)
+    kinds["known, from where it is known"] = {"email": at_home.user.email, "tenant_slug": at_home.tenant.slug}
     suspended = await factory.person(await factory.tenant(is_active=False))
     kinds["of a suspended tenant"] = {"email": suspended.user.email, "tenant_slug": suspended.tenant.slug}
     kinds["of no tenant"] = {**kinds["known"], "tenant_slug": f"none-{uuid4().hex[:12]}"}

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from httpx import AsyncClient
 
+from app.core.derived_tokens import token_hash
 from app.jobs import purge
 from app.jobs.purge import PURGE_TENANT, PURGE_TENANTS, PURGE_WORLDWIDE
 from app.models import MailState, Project, Tenant, TokenPurpose
@@ -86,6 +87,16 @@ async def test_a_mail_whose_job_is_gone_goes_after_thirty_days(services: Service
     await purge_tenant(services, tenant)
     left = {mail_id for (mail_id,) in await factory.run("SELECT id FROM mails WHERE tenant_id IN (:one, :other)", one=tenant.id, other=other.id)}
     assert left == {mails[name].id for name in ("failed", "recent", "foreign")}
+
+
+async def test_a_link_that_has_reset_a_password_stays_for_an_hour_as_it_tells_where_its_user_is_known(services: Services, factory: Factory) -> None:
+    person = await factory.person()
+    tokens = {
+        used: await factory.mailed_token(person.user, TokenPurpose.RESET_PASSWORD, expires_at=ago(minutes=1), used_at=ago(minutes=used)) for used in (59, 61)
+    }
+    await purge_tenant(services, person.tenant)
+    rows = await factory.run("SELECT token_hash FROM one_time_tokens WHERE user_id = :id", id=person.user.id)
+    assert rows == [(token_hash(tokens[59]),)]
 
 
 @pytest.mark.parametrize(

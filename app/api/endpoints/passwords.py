@@ -41,7 +41,7 @@ async def reset(new: NewPassword, request: Request, services: AllServices) -> Re
     tenant = await tenant_of_token(request, services, TokenKind.MAILED, new.token)
     if tenant is None:
         raise LinkInvalid
-    await reset_password(services, tenant, new.token, new.password)
+    await reset_password(services, tenant, new.token, new.password, ip_address=request.client.host if request.client else None)
     return Response(status_code=204)
 
 
