@@ -27,16 +27,21 @@ def place_of(ip_address: str | None, user_agent: str | None) -> tuple[str, str]:
     return network_of(ip_address or "", IPV4_BITS, IPV6_BITS), _VERSIONS.sub("", user_agent or "")
 
 
-async def is_new_place(session: AsyncSession, tenant_id: UUID, user_id: UUID, ip_address: str | None, user_agent: str | None) -> bool:
-    """Whether the user has signed in during the last 90 days, and never from there. To be asked before the new session is added."""
+async def is_new_place(session: AsyncSession, user: User, ip_address: str | None, user_agent: str | None) -> bool:
+    """Whether the user has signed in before, and no session was used there during the last 90 days.
+
+    To be asked before the new session is added, with the user as they were before they signed in.
+    """
     lately = (
         select(Session.ip_address, Session.user_agent)
-        .where(Session.tenant_id == tenant_id, Session.user_id == user_id, Session.created_at > func.now() - REMEMBERED)
+        .where(Session.tenant_id == user.tenant_id, Session.user_id == user.id, Session.last_used_at > func.now() - REMEMBERED)
         .distinct()
         .limit(MOST_PLACES)
     )
     known = {place_of(*row) for row in await session.execute(lately)}
-    return bool(known) and place_of(ip_address, user_agent) not in known
+    # Of two first sign-ins at once, the second one sees the session of the first.
+    signed_in_before = user.last_login_at is not None or bool(known)
+    return signed_in_before and place_of(ip_address, user_agent) not in known
 
 
 def known_addresses(tenant_id: UUID) -> ColumnElement[list[str]]:

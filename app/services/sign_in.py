@@ -78,7 +78,7 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
 
     Raises `InvalidCredentials` where the user is gone, off or has another password by now.
 
-    A sign-in from a place that the user has not been at lately is told to the user by mail, five times an hour at the most.
+    A sign-in from a place that the user has not been at lately, unless it is the first of all, is told to the user by mail, five times an hour at the most.
     """
     session_id = new_id()
     refresh_token = services.derived_tokens.make(TokenKind.REFRESH, TokenName(user.tenant_id, session_id))
@@ -94,7 +94,7 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
         current = (await session.execute(seen, execution_options={"populate_existing": True})).scalar_one_or_none()
         if current is None:
             raise InvalidCredentials
-        is_news = await is_new_place(session, user.tenant_id, user.id, ip_address, user_agent)
+        is_news = await is_new_place(session, user, ip_address, user_agent)
         if is_news and await services.throttle.take(f"news\0{user.tenant_id}\0{user.id}", NEWS):
             await post(session, user.tenant_id, MailTemplate.NEW_SIGN_IN, current.email, subject_id=user.id, ip_address=ip_address, user_agent=user_agent)
         session.add(

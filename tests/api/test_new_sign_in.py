@@ -1,5 +1,6 @@
 """Whoever signs in from a place that is new is told so by mail."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -66,22 +67,59 @@ async def test_sessions_that_have_ended_are_remembered_for_ninety_days(app: Fast
     await sign_in(app, person, HOME, SAFARI)
     await sign_in(app, person, ABROAD, SAFARI)
     await factory.run(
-        "UPDATE sessions SET revoked_at = now(), expires_at = now() - interval '50 days', created_at = now() - interval '80 days' WHERE user_id = :id",
+        "UPDATE sessions SET revoked_at = now(), expires_at = now() - interval '50 days', created_at = now() - interval '110 days',"
+        " last_used_at = now() - interval '89 days' WHERE user_id = :id",
         id=person.user.id,
     )
     await sign_in(app, person, HOME, SAFARI)
     assert len(await told(factory, person)) == 1
-    await factory.run("UPDATE sessions SET created_at = now() - interval '91 days' WHERE user_id = :id AND ip_address = :ip", id=person.user.id, ip=ABROAD)
+    await factory.run("UPDATE sessions SET last_used_at = now() - interval '91 days' WHERE user_id = :id AND ip_address = :ip", id=person.user.id, ip=ABROAD)
     await sign_in(app, person, ABROAD, SAFARI)
     assert len(await told(factory, person)) == 2
 
 
-async def test_a_sign_in_after_ninety_days_of_absence_is_no_news(app: FastAPI, factory: Factory) -> None:
+@pytest.mark.parametrize("address", [HOME, ABROAD])
+async def test_a_sign_in_after_ninety_days_of_absence_is_told_from_wherever(app: FastAPI, factory: Factory, address: str) -> None:
     person = await newcomer_in(factory)
     await sign_in(app, person, HOME, SAFARI)
-    await factory.run("UPDATE sessions SET created_at = now() - interval '91 days' WHERE user_id = :id", id=person.user.id)
+    await factory.run("UPDATE sessions SET last_used_at = now() - interval '91 days' WHERE user_id = :id", id=person.user.id)
+    await sign_in(app, person, address, SAFARI)
+    assert await told(factory, person) == [{"ip_address": address, "user_agent": SAFARI}]
+
+
+async def test_a_sign_in_after_all_sessions_are_purged_is_told(app: FastAPI, factory: Factory) -> None:
+    person = await newcomer_in(factory)
+    await sign_in(app, person, HOME, SAFARI)
+    await factory.run("DELETE FROM sessions WHERE user_id = :id", id=person.user.id)
+    await sign_in(app, person, HOME, SAFARI)
+    assert await told(factory, person) == [{"ip_address": HOME, "user_agent": SAFARI}]
+
+
+async def test_whoever_refreshes_daily_and_signed_in_long_ago_is_told_of_a_new_place_and_of_no_known_one(app: FastAPI, factory: Factory) -> None:
+    person = await newcomer_in(factory)
+    await sign_in(app, person, HOME, SAFARI)
+    await factory.run("UPDATE sessions SET created_at = now() - interval '100 days' WHERE user_id = :id", id=person.user.id)
+    await factory.run("UPDATE users SET last_login_at = now() - interval '100 days' WHERE id = :id", id=person.user.id)
+    await sign_in(app, person, HOME, SAFARI)
+    assert await told(factory, person) == []
+    await sign_in(app, person, ABROAD, SAFARI)
+    assert await told(factory, person) == [{"ip_address": ABROAD, "user_agent": SAFARI}]
+
+
+async def test_a_place_where_a_session_was_refreshed_is_known(app: FastAPI, factory: Factory) -> None:
+    person = await factory.person()
+    async with client_of(app, ABROAD, headers={"User-Agent": SAFARI}) as client:
+        accepted(await client.post("/api/v1/auth/refresh", json={"refresh_token": person.refresh_token}))
     await sign_in(app, person, ABROAD, SAFARI)
     assert await told(factory, person) == []
+    await sign_in(app, person, HOME, SAFARI)
+    assert await told(factory, person) == [{"ip_address": HOME, "user_agent": SAFARI}]
+
+
+async def test_of_two_first_sign_ins_at_once_one_is_told(app: FastAPI, factory: Factory) -> None:
+    person = await newcomer_in(factory)
+    await asyncio.gather(*(sign_in(app, person, address, SAFARI) for address in (HOME, ABROAD)))
+    assert len(await told(factory, person)) == 1
 
 
 async def test_a_refused_sign_in_is_not_told(app: FastAPI, factory: Factory) -> None:
