@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from alembic.util import CommandError
 from sqlalchemy import create_engine, pool
 
 from alembic import context
@@ -21,16 +22,20 @@ def run_offline() -> None:
 
 def run_online() -> None:
     """Run the migrations on the database of DATABASE_ADMIN_URL, or on the URL that the caller has put into the configuration."""
-    url = context.config.attributes.get("url") or get_settings().owner_url
-    engine = create_engine(url, poolclass=pool.NullPool)
+    engine = create_engine(context.config.attributes["url"], poolclass=pool.NullPool)
     with engine.connect() as connection:
         context.configure(connection=connection, **OPTIONS)
         with context.begin_transaction():
             context.run_migrations()
 
 
-# Migrations grant what the service may do, so they need to know its role.
-context.config.attributes.setdefault("service_role", get_settings().service_url.username)
+try:
+    # Migrations grant what the service may do, so they need to know its role.
+    context.config.attributes.setdefault("service_role", get_settings().service_url.username)
+    if not (context.is_offline_mode() or context.config.attributes.get("url")):
+        context.config.attributes["url"] = get_settings().owner_url
+except ValueError as error:
+    raise CommandError(str(error)) from None
 if context.is_offline_mode():
     run_offline()
 else:

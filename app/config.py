@@ -2,16 +2,21 @@
 
 from email.utils import parseaddr
 from functools import lru_cache
+from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 DEVELOPMENT_SECRET = "development-only-secret-that-production-refuses"  # noqa: S105 (production refuses to start with it)
 MINIMUM_SECRET_LENGTH = 32
 MINIMUM_PRODUCTION_ROUNDS = 12
+
+# Here nothing is a value of its own: no subdomains, an empty list, and an environment that nobody can have meant.
+EMPTY_MEANS_SOMETHING = {"environment", "base_domain", "allowed_hosts", "allowed_origins", "trusted_proxies", "secret_keys_previous"}
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
@@ -43,6 +48,13 @@ def default_tiers() -> dict[str, TierLimits]:
 
 class UnsafeSettings(ValueError):
     """The settings are fit for development only, and ENVIRONMENT is production."""
+
+
+class BadSettings(ValueError):
+    """The environment or `.env` asks for something that cannot be. The text is one line, names the variables, and shows no value of a secret."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The environment or .env is wrong: {problem}.")
 
 
 class Settings(BaseSettings):
@@ -122,9 +134,39 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_what_is_empty(cls, values: dict[str, object]) -> dict[str, object]:
-        return {
-            name: value for name, value in values.items() if not (name in ("email_verification_required", "smtp_url", "database_listen_url") and value == "")
-        }
+        return {name: value for name, value in values.items() if value != "" or name in EMPTY_MEANS_SOMETHING}
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _refuse_what_is_no_network(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            try:
+                ip_network(proxy, strict=False)
+            except ValueError:
+                raise ValueError(f"TRUSTED_PROXIES names addresses and networks, such as 10.0.0.0/8, and {proxy!r} is neither") from None
+        return proxies
+
+    @field_validator("database_url", "database_admin_url", "database_listen_url")
+    @classmethod
+    def _refuse_other_databases(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        try:
+            if url is not None:
+                with_driver(url.get_secret_value(), "psycopg2")
+        except (ArgumentError, ValueError):
+            raise ValueError(f"{str(info.field_name).upper()} is not a URL such as postgresql://user:password@host:5432/database") from None
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _refuse_other_caches(cls, url: SecretStr) -> SecretStr:
+        try:
+            parsed = urlsplit(url.get_secret_value())
+            fit = parsed.scheme in ("redis", "rediss", "unix") and parsed.port != 0
+        except ValueError:
+            fit = False
+        if not fit:
+            raise ValueError("REDIS_URL is not a URL such as redis://:password@host:6379/0")
+        return url
 
     @field_validator("view_flush_seconds")
     @classmethod
@@ -221,5 +263,23 @@ def is_smtp_url(url: str) -> bool:
 
 @lru_cache
 def get_settings() -> Settings:
-    """Return the process's settings. Raises `pydantic.ValidationError` when they are invalid or unsafe."""
-    return Settings()
+    """Return the process's settings. Raises `BadSettings` when they are invalid or unsafe."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problem = "; ".join(_sentence(list(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors())
+    except SettingsError as error:
+        # Its cause would show the value.
+        named = str(error).split('"')
+        problem = f"{named[1].upper()}: this is no JSON" if len(named) > 1 else str(error)
+    except UnicodeDecodeError:
+        problem = "a file .env has to be text in UTF-8"
+    except OSError as error:
+        problem = f"{error.filename} cannot be read ({error.strerror})"
+    raise BadSettings(problem)
+
+
+def _sentence(location: list[str], message: str) -> str:
+    """Return what is wrong with a setting, behind its name where the message does not begin with that."""
+    name = ".".join([location[0].upper(), *location[1:]]) if location else ""
+    return message if not name or message.startswith(name) else f"{name}: {message}"

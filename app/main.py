@@ -28,7 +28,6 @@ from app.middleware.tenant import TenantMiddleware
 from app.middleware.trusted_host import TrustedHostMiddleware, TrustedProxyMiddleware
 from app.services.container import Services, log_connections
 from app.utils.logging import configure_logging
-from app.utils.metrics import serve_metrics
 
 log = structlog.get_logger(__name__)
 
@@ -39,8 +38,6 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     settings = services.settings
     configure_logging(settings.log_format, settings.log_level)
-    if settings.metrics_port is not None:
-        serve_metrics(settings.metrics_host, settings.metrics_port)
     try:
         await log_connections(services)
     except DatabaseFault as error:

@@ -10,15 +10,15 @@ from typing import Annotated
 import structlog
 import typer
 import uvicorn
-from pydantic import ValidationError
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app.config import get_settings
+from app.config import BadSettings, get_settings
 from app.core.exceptions import BadRequest
 from app.core.problems import problem
 from app.middleware.request_context import new_request_id
 from app.middleware.security_headers import API_POLICY, COMMON
 from app.services.container import Readiness
+from app.utils.metrics import MetricsUnavailable, serve_metrics
 
 log = structlog.get_logger(__name__)
 
@@ -91,8 +91,10 @@ def main(
     """Serve the API. For more than one core, run several behind a load balancer."""
     try:
         settings = get_settings()
-    except ValidationError as error:
-        sys.exit("; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip() for item in error.errors()))
+        if settings.metrics_port is not None:
+            serve_metrics(settings.metrics_host, settings.metrics_port, "METRICS_PORT")
+    except (BadSettings, MetricsUnavailable) as error:
+        sys.exit(str(error))
     from app.main import app  # noqa: PLC0415 (makes the application, and so wants settings that are fit)
 
     config = uvicorn.Config(

@@ -26,7 +26,7 @@ from benchmarks.dataset import SeededTenant
 from benchmarks.load import Load, ask_each_once, ask_for
 from benchmarks.measure import compare
 from benchmarks.report import Comparison, add, missed_targets, show, write
-from deploy.local.errors import LocalError
+from deploy.local.errors import LocalError, sentence_of
 from deploy.local.lock import only_one
 from deploy.local.servers import LocalServers
 
@@ -127,6 +127,8 @@ def main(
             missed += run_sign_in(servers, cores, sign_in.QUICK if quick else sign_in.FULL, LOCAL / "bench.json")
     except (BenchmarkFailed, LocalError) as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(sentence_of(error, LOCAL))
     for sentence in missed:
         console.print(f"[red]missed[/]  {sentence}", soft_wrap=True)
     if not missed:

@@ -19,6 +19,7 @@ from app.config import Settings, with_driver
 from app.main import create_app
 from app.services.container import Services
 from app.services.roles import prepare_database
+from deploy.local.errors import LocalError, sentence_of
 from deploy.local.servers import LocalServers
 from tests.clients import client_of, fresh_address
 from tests.factories import Factory
@@ -38,7 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("DATABASE_URL", "DATABASE_ADMIN_URL", "REDIS_URL"):
         os.environ.pop(name, None)
     servers = LocalServers(ROOT / ".local" / "test" / str(os.getpid()), durable=False)
-    servers.__enter__()
+    try:
+        servers.__enter__()
+    except LocalError as error:
+        raise pytest.UsageError(str(error)) from None
+    except OSError as error:
+        raise pytest.UsageError(sentence_of(error, servers.directory)) from None
     config.stash[RUNNING] = servers
     os.environ[URLS["owner"]] = servers.owner_url_for(TEMPLATE)
     os.environ[URLS["service"]] = servers.service_url_for(TEMPLATE)

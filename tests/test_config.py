@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.config import DEVELOPMENT_SECRET, Settings, TierLimits, default_tiers, get_settings, with_driver
+from app.config import DEVELOPMENT_SECRET, BadSettings, Settings, TierLimits, default_tiers, get_settings, with_driver
 from tests.faults.support import ROOT, process
 
 GOOD_SECRET = "a-secret-of-production-which-is-long-enough"
@@ -94,17 +94,18 @@ def test_an_unknown_environment_is_refused(environment: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a.example.com", ("a.example.com",)),
-        ("a.example.com,b.example.com", ("a.example.com", "b.example.com")),
-        (" a.example.com , b.example.com ,", ("a.example.com", "b.example.com")),
+        ("{one}", ("{one}",)),
+        ("{one},{two}", ("{one}", "{two}")),
+        (" {one} , {two} ,", ("{one}", "{two}")),
         ("", ()),
         (" , ", ()),
     ],
 )
 @pytest.mark.parametrize("name", ["allowed_hosts", "allowed_origins", "trusted_proxies", "secret_keys_previous"])
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch, name: str, text: str, expected: tuple[str, ...]) -> None:
-    monkeypatch.setenv(name.upper(), text)
-    assert getattr(settings(), name) == expected
+    values = {"one": "10.0.0.1", "two": "fd00::/8"} if name == "trusted_proxies" else {"one": "a.example.com", "two": "b.example.com"}
+    monkeypatch.setenv(name.upper(), text.format(**values))
+    assert getattr(settings(), name) == tuple(item.format(**values) for item in expected)
 
 
 def test_tiers_are_json_and_replace_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +167,34 @@ def test_settings_do_not_show_secrets() -> None:
     for secret in (GOOD_SECRET, "swordfish", "open-sesame", "rosebud"):
         assert secret not in repr(shown)
         assert secret not in str(shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("DATABASE_POOL_SIZE", "many", "DATABASE_POOL_SIZE: Input should be a valid integer"),
+        ("DATABASE_URL", "mysql://service:hunter2@db/saas", "DATABASE_URL is not a URL such as postgresql://"),
+        ("DATABASE_URL", "postgresql://service:hunter2@db:port/saas", "DATABASE_URL is not a URL such as postgresql://"),
+        ("DATABASE_ADMIN_URL", "hunter2", "DATABASE_ADMIN_URL is not a URL such as postgresql://"),
+        ("DATABASE_LISTEN_URL", "hunter2", "DATABASE_LISTEN_URL is not a URL such as postgresql://"),
+        ("REDIS_URL", "http://:hunter2@cache", "REDIS_URL is not a URL such as redis://"),
+        ("REDIS_URL", "redis://:hunter2@cache:port", "REDIS_URL is not a URL such as redis://"),
+        ("TIERS", '{"free": hunter2}', "TIERS: this is no JSON"),
+        ("TIERS", '{"free": {"burst": 0}}', "TIERS.free."),
+        ("TRUSTED_PROXIES", "10.0.0.0/8,10.0.0.1/33", "TRUSTED_PROXIES names addresses and networks, such as 10.0.0.0/8, and '10.0.0.1/33' is neither"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_that_names_the_variable_and_shows_no_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSettings) as refused:
+        get_settings.__wrapped__()
+    assert str(refused.value).startswith(f"The environment or .env is wrong: {sentence}")
+    assert "\n" not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__cause__ is None and refused.value.__context__ is None
 
 
 # ─── Databases ───────────────────────────────────────────────────────────────────────────────────────────────────────

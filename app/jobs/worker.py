@@ -13,7 +13,7 @@ from pgqueuer.core.qm import QueueManager
 from pgqueuer.core.sm import SchedulerManager
 from sqlalchemy import text
 
-from app.config import Settings, get_settings
+from app.config import BadSettings, Settings, get_settings
 from app.core.queue import queries_on
 from app.database import UnsafeRole
 from app.database_faults import DatabaseFault
@@ -26,7 +26,7 @@ from app.services.container import Services, log_connections
 from app.utils import metrics
 from app.utils.logging import configure_logging
 from app.utils.mailer import Mailer
-from app.utils.metrics import serve_metrics
+from app.utils.metrics import MetricsUnavailable, serve_metrics
 
 # As many as a worker takes at a time, and as many as it does at once; each needs one connection at the most.
 BATCH_SIZE, JOBS_AT_ONCE = 10, 20
@@ -177,10 +177,13 @@ async def _wait_for_database(services: Services, stopping: asyncio.Event) -> Non
 
 def main(pace: Pace = PACE) -> None:
     """Run a worker."""
-    settings = get_settings()
+    try:
+        settings = get_settings()
+        if settings.worker_metrics_port is not None:
+            serve_metrics(settings.metrics_host, settings.worker_metrics_port, "WORKER_METRICS_PORT")
+    except (BadSettings, MetricsUnavailable) as error:
+        sys.exit(str(error))
     configure_logging(settings.log_format, settings.log_level)
-    if settings.worker_metrics_port is not None:
-        serve_metrics(settings.metrics_host, settings.worker_metrics_port)
     # One connection for each job, one for the clock.
     few = {"database_pool_size": min(settings.database_pool_size, JOBS_AT_ONCE), "database_max_overflow": min(settings.database_max_overflow, 1)}
     try:

@@ -61,6 +61,14 @@ REQUESTS = RequestMetrics()
 REGISTRY.register(REQUESTS)
 
 
-def serve_metrics(host: str, port: int) -> None:
-    """Answer GET /metrics on `host:port` from a thread of its own. Raises `OSError` where the port is taken."""
-    start_http_server(port, addr=host)
+class MetricsUnavailable(RuntimeError):
+    """Nobody can listen on the port of /metrics that was asked for."""
+
+
+def serve_metrics(host: str, port: int, variable: str) -> None:
+    """Answer GET /metrics on `host:port` from a thread of its own. Raises `MetricsUnavailable`, with the variable that named the port."""
+    try:
+        start_http_server(port, addr=host)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MetricsUnavailable(f"{variable} is {port}, and {host}:{port} (METRICS_HOST, {variable}) cannot be listened on: {reason}.") from None

@@ -1,6 +1,5 @@
 """`python -m deploy.local run` and `clean`: what `make run` and `make clean` call."""
 
-import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deploy.local.cleaning import clean
-from deploy.local.errors import DiskFull, LocalError
+from deploy.local.errors import LocalError, sentence_of
 from deploy.local.supervisor import run
 
 # Not resolved: a checkout may be reached by a link, and its data belongs where it was called from.
@@ -35,12 +34,8 @@ def main() -> None:
         commands()
     except LocalError as error:
         sys.exit(str(error))
-    except PermissionError as error:
-        sys.exit(f"{error.filename} may not be used ({error.strerror}): it belongs to another user.")
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        sys.exit(str(DiskFull(error.filename or ROOT)))
+        sys.exit(sentence_of(error, ROOT))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ LocalError
 └── BadConfiguration
 """
 
+import errno
+
 
 class LocalError(Exception):
     """Something on this machine keeps the local servers from running."""
@@ -52,3 +54,15 @@ class CommandFailed(LocalError):
 
 class BadConfiguration(LocalError):
     """The environment or `.env` asks for something that cannot be."""
+
+
+def sentence_of(error: OSError, where: object) -> str:
+    """Return in one sentence what the operating system refused: the file, or `where` this went on, and why."""
+    place = error.filename if error.filename is not None else where
+    if error.errno == errno.ENOSPC:
+        return str(DiskFull(place))
+    if isinstance(error, PermissionError):
+        return f"{place} may not be used ({error.strerror}): it belongs to another user."
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"{place} cannot be used ({error.strerror}): there is a file where a folder belongs. Move it away, then try again."
+    return f"{place} cannot be used: {error.strerror or error}."

@@ -142,9 +142,9 @@ def main() -> int:
     """Install what is missing; return the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that pip ends too
     installation = Installation(ROOT, exact="--exact" in sys.argv)
-    if installation.is_complete():
-        return 0
     try:
+        if installation.is_complete():
+            return 0
         installation.log.parent.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(installation.log.with_name("install.lock")):
             if not installation.is_complete():
@@ -155,6 +155,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nInterrupted: the next call begins again.", file=sys.stderr)
         return 130
+    except PermissionError as error:
+        print(f"{error.filename or installation.venv} may not be used ({error.strerror}): run this as the user whom it belongs to.", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"{error.filename or installation.venv}: {error.strerror}.", file=sys.stderr)
         return 1

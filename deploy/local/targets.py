@@ -3,11 +3,10 @@
 import socket
 from dataclasses import dataclass
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
-from app.config import Settings
+from app.config import BadSettings, Settings, get_settings
 from deploy.local.errors import BadConfiguration
 
 _CONNECT_SECONDS = 5.0
@@ -27,12 +26,11 @@ class Targets:
     @classmethod
     def from_settings(cls) -> "Targets":
         """Read the environment and `.env` as the service does. Raises `BadConfiguration`."""
+        get_settings.cache_clear()
         try:
-            settings = Settings()
-        except ValidationError as error:
-            problem = error.errors()[0]
-            name = ".".join(str(part) for part in problem["loc"]).upper()
-            raise BadConfiguration(f"The environment or .env is wrong: {f'{name}: ' if name else ''}{problem['msg'].removeprefix('Value error, ')}.") from None
+            settings = get_settings()
+        except BadSettings as error:
+            raise BadConfiguration(str(error)) from None
 
         def given(name: str) -> str | None:
             value = getattr(settings, name)
@@ -62,10 +60,7 @@ class Targets:
 
 
 def _check_reachable(name: str, url: str, default_port: int) -> None:
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise BadConfiguration(f"{name} is not a URL.") from None
+    parsed = make_url(url)
     if not parsed.host:  # a Unix socket: the commands that use it say what is wrong
         return
     port = parsed.port or default_port

@@ -3,10 +3,11 @@
 import random
 import urllib.request
 
+import pytest
 from httpx import AsyncClient
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 
-from app.utils.metrics import BOUNDS, RequestMetrics, serve_metrics
+from app.utils.metrics import BOUNDS, MetricsUnavailable, RequestMetrics, serve_metrics
 from deploy.local.memory import free_port
 
 CHANCE = random.Random(7)
@@ -48,9 +49,15 @@ async def test_an_answer_is_counted_under_its_route_and_never_under_its_path(cli
 
 def test_metrics_are_served_on_a_port_of_their_own() -> None:
     port = free_port()
-    serve_metrics("127.0.0.1", port)
+    serve_metrics("127.0.0.1", port, "METRICS_PORT")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         text = answer.read().decode()
     assert {"http_requests_total", "http_request_duration_seconds", "rate_limited_total", "redis_away", "project_views_flushed_total"} <= {
         line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")
     }
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_an_address_that_is_not_ours_is_named_with_the_variables(host: str) -> None:
+    with pytest.raises(MetricsUnavailable, match=rf"METRICS_PORT is 9100, and {host}:9100 \(METRICS_HOST, METRICS_PORT\) cannot be listened on: "):
+        serve_metrics(host, 9100, "METRICS_PORT")
