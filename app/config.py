@@ -1,5 +1,6 @@
 """The service's settings, read from the environment and from `.env`, grouped by concern."""
 
+import json
 from email.utils import parseaddr
 from functools import lru_cache
 from ipaddress import ip_network
@@ -7,7 +8,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -117,7 +118,7 @@ class Settings(BaseSettings):
     anonymous_burst: PositiveInt = 30
     max_body_bytes: PositiveInt = 1_048_576
     body_timeout: float = Field(default=30.0, gt=0, description="Seconds a client has to send a whole body")
-    tiers: dict[str, TierLimits] = Field(default_factory=default_tiers)
+    tiers: Annotated[dict[str, TierLimits], NoDecode] = Field(default_factory=default_tiers)
 
     # Background work
     view_flush_seconds: PositiveInt = Field(default=5, description="How often buffered view counts are written to PostgreSQL; a divisor of 60")
@@ -135,6 +136,14 @@ class Settings(BaseSettings):
     @classmethod
     def _leave_out_what_is_empty(cls, values: dict[str, object]) -> dict[str, object]:
         return {name: value for name, value in values.items() if value != "" or name in EMPTY_MEANS_SOMETHING}
+
+    @field_validator("tiers", mode="before")
+    @classmethod
+    def _read_json(cls, tiers: object) -> object:
+        try:
+            return json.loads(tiers) if isinstance(tiers, str) else tiers
+        except ValueError:
+            raise ValueError("TIERS is no JSON") from None
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -268,10 +277,6 @@ def get_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problem = "; ".join(_sentence(list(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors())
-    except SettingsError as error:
-        # Its cause would show the value.
-        named = str(error).split('"')
-        problem = f"{named[1].upper()}: this is no JSON" if len(named) > 1 else str(error)
     except UnicodeDecodeError:
         problem = "a file .env has to be text in UTF-8"
     except OSError as error:

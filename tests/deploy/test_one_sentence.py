@@ -130,7 +130,7 @@ COMMANDS["migrations"] = ["-m", "alembic", "upgrade", "head"]
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("TIERS", "{", "TIERS: this is no JSON."),
+        ("TIERS", "{", "TIERS is no JSON."),
         ("TRUSTED_PROXIES", "127.0.0.1, foo", "TRUSTED_PROXIES names addresses and networks, such as 10.0.0.0/8, and 'foo' is neither."),
     ],
 )
