@@ -35,9 +35,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the servers, once, in the process that controls the workers."""
     if hasattr(config, "workerinput"):
         return
-    # What the caller's shell or .env says of databases is not for tests.
-    for name in ("DATABASE_URL", "DATABASE_ADMIN_URL", "REDIS_URL"):
-        os.environ.pop(name, None)
     servers = LocalServers(ROOT / ".local" / "test" / str(os.getpid()), durable=False)
     try:
         servers.__enter__()

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from app.config import Settings
 from app.main import create_app
+from deploy.local.environment import without_settings
 from deploy.local.memory import Memory, free_port
 from deploy.local.valkey import ValkeyServer
 from tests.clients import client_of
@@ -73,7 +74,7 @@ def environment_of(settings: Settings, **changes: Any) -> dict[str, str]:
     plain = {name.upper(): value.get_secret_value() if hasattr(value, "get_secret_value") else value for name, value in given.items()}
     plain.pop("TIERS", None)
     texts = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in plain.items() if value is not None}
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "LOG_FORMAT": "json", **texts}
+    return {**without_settings(os.environ), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "LOG_FORMAT": "json", **texts}
 
 
 class Process:
