@@ -22,6 +22,7 @@ from app.models import Role, new_id
 from benchmarks import dataset
 from benchmarks.contenders import BenchmarkFailed, Contender, Cores, production, running
 from benchmarks.measure import percentile
+from benchmarks.report import KEYS
 from deploy.local.servers import LocalServers
 
 DATABASE, SLUG, PASSWORD = "bench_sign_in", "sign-in", "a passphrase of the benchmark"
@@ -238,5 +239,6 @@ def show_sign_in(console: Console, rows: Sequence[Row]) -> None:
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the rows as the file of results holds them."""
-    return [{name: round(value, 3) if isinstance(value, float) else value for name, value in vars(row).items()} for row in rows]
+    """Return the rows as the file of results holds them: with the keys of all its rows, null where they do not apply, and with what else was measured."""
+    rounded = [{name: round(value, 3) if isinstance(value, float) else value for name, value in vars(row).items()} for row in rows]
+    return [{**dict.fromkeys(KEYS), **row} for row in rounded]

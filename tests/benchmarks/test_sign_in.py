@@ -31,8 +31,13 @@ def test_a_crowd_must_not_stall_others(p99: float, is_missed: bool) -> None:
     assert (Crowd("me", 5.0, p99, 100, 10, 10).missed is not None) == is_missed
 
 
-def test_the_rows_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+def test_the_rows_are_added_to_those_that_are_there_and_have_their_keys(tmp_path: Path) -> None:
     output = tmp_path / "bench.json"
     output.write_text('[{"name": "first"}]')
-    add(output, as_json([Difference("second", 1.00049, 2.0, 0.5)]))
-    assert json.loads(output.read_text()) == [{"name": "first"}, {"name": "second", "p50_ms": 1.0, "other_p50_ms": 2.0, "ratio": 0.5}]
+    add(output, as_json([Difference("second", 1.00049, 2.0, 0.5), Crowd("third", 1.0, 2.0, 300, 40, 5)]))
+    nothing = {"requests_per_second": None, "cpu_us_per_request": None}
+    assert json.loads(output.read_text()) == [
+        {"name": "first"},
+        {"name": "second", "p50_ms": 1.0, "p99_ms": None, "ratio": 0.5, "other_p50_ms": 2.0, **nothing},
+        {"name": "third", "p50_ms": 1.0, "p99_ms": 2.0, "ratio": None, "requests": 300, "sign_ins": 40, "told_to_come_back": 5, **nothing},
+    ]
