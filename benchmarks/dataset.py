@@ -46,6 +46,7 @@ def prepare(owner_url: str, service_url: str) -> None:
     owner, service = with_driver(owner_url, "psycopg2"), with_driver(service_url, "psycopg2")
     prepare_database(owner, service)
     configuration = alembic.config.Config(ROOT / "alembic.ini")
+    configuration.set_main_option("script_location", str(ROOT / "alembic").replace("%", "%%"))
     configuration.attributes.update(url=owner, service_role=service.username)
     alembic.command.upgrade(configuration, "head")
 

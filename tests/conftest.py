@@ -66,6 +66,7 @@ def migrate(owner_url: str, service_url: str, revision: str = "head") -> None:
 def alembic_config(owner_url: str) -> alembic.config.Config:
     """Return Alembic's configuration for a database."""
     configuration = alembic.config.Config(ROOT / "alembic.ini")
+    configuration.set_main_option("script_location", str(ROOT / "alembic").replace("%", "%%"))
     configuration.attributes["url"] = with_driver(owner_url, "psycopg2")
     configuration.attributes["service_role"] = "saas_service"
     return configuration
