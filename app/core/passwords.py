@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,9 +13,12 @@ from passlib.context import CryptContext
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from app.core.exceptions import Overloaded, WeakPassword
+from app.utils.cores import usable_cores
 
 SHORTEST, LONGEST = 8, 128
 WAITING_PER_THREAD = 8
+# What a hash takes is averaged, and each counts for a fifth of what is known then: the last few say how busy the machine is now.
+LONGEST_WAIT_SECONDS, LATEST_COUNTS = 2.0, 0.2
 NICENESS = 10
 COMMON = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= SHORTEST)
 
@@ -35,19 +39,21 @@ def refuse_weak(password: str, *, email: str, tenant_name: str, tenant_slug: str
 
 
 class PasswordHasher:
-    """Hashes and verifies in as many threads as there are cores, and refuses what would have to wait too long.
+    """Hashes and verifies in as many threads as there are cores to use, and refuses what would have to wait too long.
+
+    That is told by how many wait, and by how long the last hashes took: others may use the same cores, and then few are too many.
 
     Its threads give way to all others: what is not a sign-in must not notice one. The scheme is `bcrypt_sha256`: bcrypt alone reads 72 bytes and no more.
     """
 
     def __init__(self, rounds: int) -> None:
         self._context = CryptContext(schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=rounds)
-        threads = os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="password", initializer=_give_way)
-        self._most = threads * (1 + WAITING_PER_THREAD)
+        self._threads = usable_cores()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="password", initializer=_give_way)
+        self._most = self._threads * (1 + WAITING_PER_THREAD)
         self._pending = 0
         # Made now, so that the first unknown address costs no more than those after it.
-        self._dummy = self._context.hash("no one's password")
+        self._dummy, self._seconds_of_one = _timed(lambda: self._context.hash("no one's password"))
 
     async def hash(self, password: str) -> str:
         """Return the hash to store. Raises `Overloaded`."""
@@ -70,13 +76,22 @@ class PasswordHasher:
         return matches and stored is not None
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        if self._pending >= self._most:
+        waiting = self._pending - self._threads
+        if self._pending >= self._most or waiting * self._seconds_of_one / self._threads > LONGEST_WAIT_SECONDS:
             raise Overloaded("Too many people are signing in at this moment. Try again shortly.", retry_after=2)
         self._pending += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, work)
         finally:
             self._pending -= 1
+        self._seconds_of_one += (seconds - self._seconds_of_one) * LATEST_COUNTS
+        return result
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """Return the result, and how many seconds it took."""
+    began = time.perf_counter()
+    return work(), time.perf_counter() - began
 
 
 def _give_way() -> None:

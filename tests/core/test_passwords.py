@@ -1,6 +1,7 @@
 """Passwords: nothing is cut, what everybody guesses first is refused, and hashing stalls nobody."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 
@@ -121,6 +122,38 @@ async def test_who_would_have_to_wait_too_long_is_refused_at_once(hasher: Passwo
     assert int(refused.value.headers["Retry-After"]) >= 1
     assert len(await asyncio.gather(*waiting)) == hasher._most
     assert await hasher.hash("room again")
+
+
+async def test_who_would_have_to_wait_for_slow_hashes_is_refused_while_few_wait(hasher: PasswordHasher) -> None:
+    """As where other processes use the same cores."""
+    release = threading.Event()
+    hasher._seconds_of_one = 1.0
+    # So many take two seconds and no more.
+    waiting = [asyncio.create_task(hasher._run(release.wait)) for _ in range(3 * hasher._threads + 1)]
+    await asyncio.sleep(0)
+    assert hasher._pending == len(waiting) < hasher._most
+    with pytest.raises(Overloaded) as refused:
+        await hasher.hash("one too many")
+    assert int(refused.value.headers["Retry-After"]) >= 1
+    release.set()
+    await asyncio.gather(*waiting)
+    # They were quick, and so is what comes next.
+    assert hasher._seconds_of_one < 1.0
+    assert await hasher.hash("room again")
+
+
+async def test_after_a_standstill_as_many_as_there_are_threads_are_served(hasher: PasswordHasher) -> None:
+    """However long the last ones took: otherwise nobody would ever learn that it is over."""
+    hasher._seconds_of_one = 3600.0
+    await asyncio.gather(*(hasher.hash("a password") for _ in range(hasher._threads)))
+    assert hasher._seconds_of_one < 3600.0
+
+
+async def test_there_are_as_many_threads_as_cores_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.core.passwords.usable_cores", lambda: 3)
+    three = PasswordHasher(QUICK)
+    assert (three._threads, three._pool._max_workers, three._most) == (3, 3, 27)
+    three.close()
 
 
 async def test_a_crowd_that_signs_in_is_answered_or_told_to_come_back(settings: Settings, factory: Factory) -> None:
