@@ -10,6 +10,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy import Engine, create_engine, func, select, update
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session as OrmSession
@@ -20,6 +21,7 @@ from app.core.stamps import STAMP_MILLISECONDS, stamp_key
 from app.models import Project, Tenant, Tier, User, new_id
 from app.services.changes import RENEW_STAMP, change_of
 from app.services.demo import DEMO_PASSWORD, DEMO_SLUG, DEMO_USERS
+from app.services.doctor import examine
 from app.services.failed_jobs import count_jobs, discard, read_jobs, send_again
 from app.services.roles import prepare_database
 from app.services.seeding import seed_demo as seed
@@ -74,6 +76,20 @@ def seed_demo() -> None:
             sys.exit("ENVIRONMENT is production: a tenant with a password that everybody knows has no place there.")
         made = seed(engine, settings.password_hash_rounds)
         console.print(f"tenant {DEMO_SLUG}: {'made' if made else 'there already'}; password {DEMO_PASSWORD} for {', '.join(user.email for user in DEMO_USERS)}")
+
+
+@cli.command()
+def doctor(
+    processes: Annotated[int, typer.Option(min=0, help="API processes there are, on all machines together")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Workers there are")] = 1,
+) -> None:
+    """Look whether everything that the service needs is there and as it should be. Exit code 1 where something is not."""
+    table = _table("check", "", "what was found, or what to do")
+    findings = list(examine(processes, workers))
+    for finding in findings:
+        table.add_row(finding.check, {True: "ok", False: "NOT OK", None: "?"}[finding.is_ok], Text(finding.said))
+    console.print(table)
+    sys.exit(any(finding.is_ok is False for finding in findings))
 
 
 @tenants.command("list")

@@ -22,14 +22,14 @@ from app.jobs.kinds import registered
 from app.jobs.registry import Dispatcher, Tools
 from app.jobs.runner import JobRunner
 from app.jobs.schedule import add_schedule, schedule_of
-from app.services.container import Services, log_connections
+from app.services.container import JOBS_AT_ONCE, Services, log_connections, worker_pool
 from app.utils import metrics
 from app.utils.logging import configure_logging
 from app.utils.mailer import Mailer
 from app.utils.metrics import MetricsUnavailable, serve_metrics
 
-# As many as a worker takes at a time, and as many as it does at once; each needs one connection at the most.
-BATCH_SIZE, JOBS_AT_ONCE = 10, 20
+# As many as a worker takes at a time.
+BATCH_SIZE = 10
 PAUSE_SECONDS, OBSERVE_SECONDS = 1.0, 30.0
 QUEUE_STATE = text("""
 SELECT count(*) FILTER (WHERE status = 'failed'),
@@ -184,10 +184,8 @@ def main(pace: Pace = PACE) -> None:
     except (BadSettings, MetricsUnavailable) as error:
         sys.exit(str(error))
     configure_logging(settings.log_format, settings.log_level)
-    # One connection for each job, one for the clock.
-    few = {"database_pool_size": min(settings.database_pool_size, JOBS_AT_ONCE), "database_max_overflow": min(settings.database_max_overflow, 1)}
     try:
-        asyncio.run(work(settings.model_copy(update=few), pace))
+        asyncio.run(work(settings.model_copy(update=worker_pool(settings)), pace))
     except UnsafeRole as error:
         sys.exit(str(error))
 

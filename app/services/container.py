@@ -22,6 +22,8 @@ from app.database import Database
 
 # For migrations, backups, and an operator at night.
 SPARE_CONNECTIONS = 10
+# As many as a worker does at once; each needs one connection at the most, and the clock one.
+JOBS_AT_ONCE = 20
 
 log = structlog.get_logger(__name__)
 
@@ -98,3 +100,8 @@ async def log_connections(services: Services, *, besides: int = 0) -> None:
     most, allowed = services.database.most_connections + besides, await services.database.connections_allowed()
     write = log.info if most <= allowed - SPARE_CONNECTIONS else log.warning
     write("database connections: the pools of all processes together must stay below", this_process=most, all_processes=allowed - SPARE_CONNECTIONS)
+
+
+def worker_pool(settings: Settings) -> dict[str, int]:
+    """Return the settings of a worker's pool, by name: no larger than the jobs that it does at once need."""
+    return {"database_pool_size": min(settings.database_pool_size, JOBS_AT_ONCE), "database_max_overflow": min(settings.database_max_overflow, 1)}

@@ -10,6 +10,7 @@ from app.config import BadSettings, Settings, get_settings
 from deploy.local.errors import BadConfiguration
 
 _CONNECT_SECONDS = 5.0
+_THIS_MACHINE = dict.fromkeys(("localhost", "::1"), "127.0.0.1")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Targets:
             )
         if self.database_admin_url and not self.database_url:
             raise BadConfiguration("DATABASE_ADMIN_URL is set, and DATABASE_URL is not: set it to the role that the service shall run as, or unset both.")
+        if self.database_url and self.database_admin_url:
+            _check_same(self.database_url, self.database_admin_url)
         for name, url, port in (
             ("DATABASE_ADMIN_URL", self.database_admin_url, 5432),
             ("DATABASE_URL", self.database_url, 5432),
@@ -57,6 +60,14 @@ class Targets:
         ):
             if url:
                 _check_reachable(name, url, port)
+
+
+def _check_same(service_url: str, owner_url: str) -> None:
+    """Raise `BadConfiguration` where the tables would be made in another database than the one that is used. Ports may differ, as with PgBouncer."""
+    service, owner = ((_THIS_MACHINE.get(url.host or "", url.host), url.database) for url in map(make_url, (service_url, owner_url)))
+    if service != owner:
+        ours, theirs = (f"{database} on {host or 'a socket'}" for host, database in (service, owner))
+        raise BadConfiguration(f"DATABASE_URL names the database {ours}, and DATABASE_ADMIN_URL {theirs}: name the same one.")
 
 
 def _check_reachable(name: str, url: str, default_port: int) -> None:

@@ -62,6 +62,19 @@ def test_one_server_may_be_named_and_the_other_be_our_own(monkeypatch: pytest.Mo
             {"DATABASE_URL": f"postgresql://service:x@{NOBODY}/saas", "DATABASE_ADMIN_URL": f"postgresql://owner:x@{NOBODY}/saas"},
             f"Nothing answers on {NOBODY}, which DATABASE_ADMIN_URL names",
         ),
+        (
+            {"DATABASE_URL": "postgresql://service:x@db-1/saas", "DATABASE_ADMIN_URL": "postgresql://owner:x@db-2/saas"},
+            "DATABASE_URL names the database saas on db-1, and DATABASE_ADMIN_URL saas on db-2: name the same one.",
+        ),
+        (
+            {"DATABASE_URL": f"postgresql://service:x@{NOBODY}/saas", "DATABASE_ADMIN_URL": f"postgresql://owner:x@{NOBODY}/postgres"},
+            "DATABASE_URL names the database saas on 127.0.0.1, and DATABASE_ADMIN_URL postgres on 127.0.0.1: name the same one.",
+        ),
+        # Behind PgBouncer, on another port of the same machine: only reaching it fails.
+        (
+            {"DATABASE_URL": "postgresql://service:x@localhost:6432/saas", "DATABASE_ADMIN_URL": f"postgresql://owner:x@{NOBODY}/saas"},
+            f"Nothing answers on {NOBODY}, which DATABASE_ADMIN_URL names",
+        ),
         ({"REDIS_URL": f"redis://{NOBODY}/0"}, f"Nothing answers on {NOBODY}, which REDIS_URL names"),
         ({"REDIS_URL": "127.0.0.1"}, "REDIS_URL is not a URL"),
         ({"DATABASE_POOL_SIZE": "many"}, "DATABASE_POOL_SIZE: "),
