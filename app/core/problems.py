@@ -1,7 +1,8 @@
 """Errors on the wire: RFC 9457 problem documents, for our own refusals and for the framework's."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -22,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 # A row that this one refers to was removed, or one with the same key added, after the endpoint had looked: foreign key, unique.
 CONCURRENT_CHANGE = frozenset({"23503", "23505"})
+
+# What a problem document says of a request that is wrong all over: enough to mend it, and not more than was sent.
+MOST_ERRORS, LONGEST_TEXT = 50, 300
 
 OF_STATUS: dict[int, type[Refusal]] = {
     refusal.status: refusal
@@ -45,7 +49,7 @@ def problem(refusal: Refusal, scope: Scope) -> Response:
         "title": refusal.title(),
         "status": refusal.status,
         "detail": refusal.detail,
-        "instance": scope.get("path", ""),
+        "instance": _short(scope.get("path", "")),
         "code": refusal.code,
         "request_id": scope.get("state", {}).get("request_id"),
         **refusal.extensions,
@@ -58,7 +62,7 @@ def refusal_of(error: Exception) -> Refusal | None:
     if isinstance(error, Refusal):
         return error
     if isinstance(error, RequestValidationError):
-        return Unprocessable("A value in the request is not acceptable; `errors` names each.", errors=_fields(error))
+        return _unprocessable(error.errors())
     if isinstance(error, HTTPException):
         kind = OF_STATUS.get(error.status_code, exceptions.BadRequest)
         detail = "This body cannot be read as JSON." if error.status_code == HTTPStatus.BAD_REQUEST else None
@@ -108,11 +112,17 @@ def allowed_methods(app: FastAPI, path: str) -> list[str]:
     return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
-def _fields(error: RequestValidationError) -> list[dict[str, Any]]:
-    """Return what was wrong and where, without the input: it may be a password."""
-    return [{"loc": [_plain(part) for part in item["loc"]], "msg": item["msg"], "type": item["type"]} for item in cast("list[dict[str, Any]]", error.errors())]
+def _unprocessable(errors: Sequence[Any]) -> Unprocessable:
+    """Return the refusal that says what was wrong and where, without the input: it may be a password."""
+    shown = [
+        {"loc": [_short(part) if isinstance(part, str) else part for part in each["loc"]], "msg": _short(each["msg"]), "type": each["type"]}
+        for each in errors[:MOST_ERRORS]
+    ]
+    which = "each" if len(errors) == len(shown) else f"the first {len(shown)} of {len(errors)}"
+    return Unprocessable(f"A value in the request is not acceptable; `errors` names {which}.", errors=shown)
 
 
-def _plain(part: str | int) -> str | int:
-    """Return a part of a location that can be written as UTF-8: a key of the body may hold a lone surrogate."""
-    return part.encode("utf-8", "replace").decode() if isinstance(part, str) else part
+def _short(text: str) -> str:
+    """Return a text that can be written as UTF-8, and is not as long as a client can make it: a key of the body may hold a lone surrogate."""
+    short = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    return short.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What a request's body may be: JSON, at most so many bytes, and here within so many seconds."""
+"""What a request may bring: a body of JSON, of at most so many bytes, that is here within so many seconds, and so many query parameters."""
 
 import asyncio
 from contextlib import suppress
@@ -6,7 +6,7 @@ from contextlib import suppress
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.exceptions import BadRequest, ContentTooLarge, UnsupportedMediaType
+from app.core.exceptions import BadRequest, ContentTooLarge, Unprocessable, UnsupportedMediaType
 from app.middleware.trusted_host import header
 
 LONGEST_LENGTH = 15
@@ -14,8 +14,12 @@ LONGEST_LENGTH = 15
 SWALLOWED_BYTES, PAUSE_SECONDS = 16_777_216, 0.2
 
 
+# More than any operation knows. A line of a mebibyte has room for half a million, which would take half a second to read, though none is used.
+MOST_PARAMETERS = 50
+
+
 class BodyLimitMiddleware:
-    """Refuses a body that is too large before it is read whole, one that is not JSON, and one that does not arrive."""
+    """Refuses a body that is too large before it is read whole, one that is not JSON, one that does not arrive, and very many query parameters."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, timeout: float) -> None:
         self.app = app
@@ -26,6 +30,8 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["query_string"].count(b"&") >= MOST_PARAMETERS:
+            raise Unprocessable(f"There may be {MOST_PARAMETERS} query parameters at most.", location=("query",))
         length = header(scope, b"content-length")
         if (length is None or length == "0") and header(scope, b"transfer-encoding") is None:
             await self.app(scope, receive, send)

@@ -12,6 +12,7 @@ from app.utils.json import to_json
 
 LARGEST_DATA = 65_536
 DEEPEST_DATA = 64
+TOO_DEEP = f"must not be nested deeper than {DEEPEST_DATA} levels"
 
 RESOURCE_EXAMPLE: JsonDict = {
     "id": str(EXAMPLE_ID),
@@ -27,16 +28,23 @@ RESOURCE_EXAMPLE: JsonDict = {
 
 
 def _storable_object(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the object. Raises `ValueError` for what jsonb cannot hold, for what is too deep, and for what is too large."""
-    _check(data, 1)
-    if len(to_json(data)) > LARGEST_DATA:
+    """Return the object. Raises `ValueError` for what PostgreSQL cannot hold, for what is too deep, and for what is too large."""
+    # Size first: looking at each value of a mebibyte takes a tenth of a second, in which nobody else is served.
+    try:
+        size = len(to_json(data))
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    except UnicodeEncodeError:
+        raise ValueError("must not contain lone surrogates") from None
+    if size > LARGEST_DATA:
         raise ValueError("must not be larger than 64 KiB as JSON")
+    _check(data, 1)
     return data
 
 
 def _check(value: object, depth: int) -> None:
     if depth > DEEPEST_DATA:
-        raise ValueError(f"must not be nested deeper than {DEEPEST_DATA} levels")
+        raise ValueError(TOO_DEEP)
     if isinstance(value, str):
         storable(value)
     elif isinstance(value, dict):

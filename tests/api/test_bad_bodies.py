@@ -68,6 +68,34 @@ async def test_an_unknown_field_is_refused(client: AsyncClient, world: World, op
 
 
 @each_operation
+async def test_very_many_unknown_fields_are_one_error(client: AsyncClient, world: World, operation: Operation) -> None:
+    """As many as a body has room for: each of them named would be eight megabytes, and half a second in which nobody else is served."""
+    response = await send_json(client, world, operation, {**whole(world, operation), **{f"a{number}": 0 for number in range(70_000)}})
+    document = refused(response, 422, "validation_error")
+    assert [error["loc"] for error in document["errors"]] == [["body"]]
+    assert len(response.content) < 2_000
+
+
+async def test_at_most_fifty_errors_are_named_and_the_text_says_of_how_many(client: AsyncClient, world: World) -> None:
+    document = refused(await send_json(client, world, ("POST", PROJECTS), {f"a{number}": 0 for number in range(50)}), 422, "validation_error")
+    assert len(document["errors"]) == 50
+    assert "the first 50 of 51" in document["detail"]
+
+
+@pytest.mark.parametrize("key", ["x" * 1_000_000, "\x1b" * 100_000, "é" * 150_000], ids=["ascii", "control", "other"])
+async def test_a_long_name_is_not_sent_back_whole(client: AsyncClient, world: World, key: str) -> None:
+    response = await send_json(client, world, ("POST", PROJECTS), {"name": "x", key: 0})
+    (error,) = refused(response, 422, "validation_error")["errors"]
+    assert (len(error["loc"][1]), len(response.content) < 4_000) == (300, True)
+
+
+async def test_data_that_is_too_large_is_not_looked_into(client: AsyncClient, world: World) -> None:
+    body = whole(world, ("POST", "/api/v1/resources")) | {"data": {"x": ["\0"] * 100_000}}
+    (error,) = refused(await send_json(client, world, ("POST", "/api/v1/resources"), body), 422, "validation_error")["errors"]
+    assert (error["loc"], error["msg"]) == (["body", "data"], "Value error, must not be larger than 64 KiB as JSON")
+
+
+@each_operation
 @pytest.mark.parametrize("value", [[], {}, [[]], {"a": {"b": 1}}, 7, -1, 1e300, 10**400, "\0", "\ud800", "a\udfffb", "x" * 200_000])
 async def test_a_value_of_the_wrong_kind_is_refused_in_every_field(client: AsyncClient, world: World, operation: Operation, value: Any) -> None:
     body = whole(world, operation)

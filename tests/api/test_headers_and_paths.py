@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Request, Response
 
 from app.services.container import Services
-from tests.api.answers import problem_in
+from tests.api.answers import problem_in, refused
 from tests.api.world import World
 
 SOME_ID = "01987654-3210-7000-8000-000000000000"
@@ -162,3 +162,26 @@ async def test_a_query_string_of_any_kind_breaks_nothing(client: AsyncClient, wo
     for path in ("/api/v1/projects", "/api/v1/tenant", "/health/live"):
         response = await answer_to(client, world, "GET", f"{path}?{query}")
         assert response.status_code in (200, 422), response.text
+
+
+@pytest.mark.parametrize("path", ["/api/v1/projects", "/api/v1/tenant", "/docs"])
+async def test_very_many_query_parameters_are_one_error(client: AsyncClient, world: World, path: str) -> None:
+    """Before they are taken apart, which takes half a second for a million bytes."""
+    response = await answer_to(client, world, "GET", f"{path}?{'a&' * 30_000}")
+    document = refused(response, 422, "validation_error")
+    assert [error["loc"] for error in document["errors"]] == [["query"]]
+
+
+async def test_fifty_query_parameters_are_each_named(client: AsyncClient, world: World) -> None:
+    query = "&".join(f"a{number}=1" for number in range(50))
+    document = refused(await answer_to(client, world, "GET", f"/api/v1/projects?{query}"), 422, "validation_error")
+    assert [error["loc"] for error in document["errors"]] == [["query", f"a{number}"] for number in range(50)]
+
+
+@pytest.mark.parametrize(
+    "path", [f"/{'x' * 60_000}", f"/api/v1/projects?{'x' * 60_000}=1", f"/api/v1/projects/{'x' * 60_000}"], ids=["nowhere", "query", "identifier"]
+)
+async def test_a_long_address_is_not_sent_back_whole(client: AsyncClient, world: World, path: str) -> None:
+    response = await answer_to(client, world, "GET", path)
+    assert problem_in(response)["status"] in (404, 422)
+    assert len(response.content) < 2_000
