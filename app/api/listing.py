@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Select, bindparam, func, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
+from app.api.columns import Columns
 from app.core.cursors import Cursors
 from app.core.exceptions import InvalidCursor, PageTooDeep
 from app.database import Query, Reader
@@ -54,7 +55,7 @@ class Listing:
         self._scope = scope
         self._base = base
         self._model = model
-        self._columns = [getattr(model, name) for name in columns]
+        self._columns = Columns(model, columns)
         self._filters = filters
         self._search = search
         self._query = cache(self._compile)
@@ -77,7 +78,7 @@ class Listing:
             parameters["after"], parameters["after_id"] = cursors.read(asked.cursor, binding, self._kind(sort))
         shape = Shape(sort, frozenset(values), asked.cursor is not None, asked.page is not None)
         rows = await reader.fetch(self._query(shape), **parameters)
-        page: dict[str, Any] = {"items": [dict(row) for row in rows[: asked.page_size]], "page_size": asked.page_size}
+        page: dict[str, Any] = {"items": [self._columns.plain(row) for row in rows[: asked.page_size]], "page_size": asked.page_size}
         page["has_more"] = len(rows) > asked.page_size
         last = rows[asked.page_size - 1] if page["has_more"] else None
         page["next_cursor"] = None if last is None else cursors.write(binding, last[sort.lstrip("-")], last["id"])
@@ -110,7 +111,7 @@ class Listing:
         if shape.after_cursor:
             here, after = tuple_(column, row_id), tuple_(bindparam("after", type_=column.type), bindparam("after_id", type_=row_id.type))
             statement = statement.where(here < after if descending else here > after)
-        statement = statement.with_only_columns(*self._columns)
+        statement = statement.with_only_columns(*self._columns.selected)
         statement = statement.order_by(column.desc() if descending else column.asc(), row_id.desc() if descending else row_id.asc())
         statement = statement.limit(bindparam("limit", type_=select(func.count()).selected_columns[0].type))
         return Query(statement.offset(bindparam("offset")) if shape.numbered else statement)

@@ -162,3 +162,14 @@ async def test_data_is_not_larger_when_it_is_read_than_when_it_was_accepted(clie
     read = await client.get(f"{RESOURCES}/{created['id']}", headers=world.member.headers)
     assert accepted(read)["data"] == body["data"]
     assert len(read.content) < 65_536
+
+
+async def test_data_is_answered_as_it_is_stored_without_being_taken_apart(client: AsyncClient, factory: Factory, world: World) -> None:
+    """Nobody who had read this text as JSON would write it the same again."""
+    stored = '{ "twice": 1.0e0,\n"twice" :1.0E+0, "escaped":"\\u0041\\/", "no":   [ ] }'
+    resource = await factory.resource(world.project)
+    await factory.run("UPDATE resources SET data = CAST(:data AS json) WHERE id = :id", data=stored, id=resource.id)
+    for path in (f"{RESOURCES}/{resource.id}", f"{RESOURCES}?page_size=100"):
+        answer = await client.get(path, headers=world.viewer.headers)
+        assert accepted(answer)
+        assert f'"data":{stored},' in answer.text

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from sqlalchemy import Select, and_, bindparam, delete, func, select
 from sqlalchemy.orm.attributes import flag_modified
 
+from app.api.columns import Columns
 from app.api.deps import AsMember, Context, ReadAsViewer
 from app.api.documented import documented
 from app.api.listing import Listing
@@ -21,7 +22,7 @@ from app.utils.json import to_json
 
 router = APIRouter(prefix="/api/v1/resources", tags=["resources"], route_class=RetryingRoute)
 
-COLUMNS = tuple(ResourceRead.model_fields)
+COLUMNS = Columns(Resource, tuple(ResourceRead.model_fields))
 
 
 def of_live_projects(tenant_id: Any) -> Select[Resource]:
@@ -36,11 +37,11 @@ def of_live_projects(tenant_id: Any) -> Select[Resource]:
 LIST = Listing(
     of_live_projects(bindparam("tenant_id")),
     model=Resource,
-    columns=COLUMNS,
+    columns=tuple(ResourceRead.model_fields),
     filters={"project_id": Resource.project_id == bindparam("project_id"), "type": Resource.type == bindparam("type")},
     search=(Resource.name,),
 )
-ONE = Query(of_live_projects(bindparam("tenant_id")).with_only_columns(*(getattr(Resource, name) for name in COLUMNS)).where(Resource.id == bindparam("id")))
+ONE = Query(of_live_projects(bindparam("tenant_id")).with_only_columns(*COLUMNS.selected).where(Resource.id == bindparam("id")))
 
 
 @router.get("", response_model=Page[ResourceRead], responses=documented(), openapi_extra=parameters_of(ResourceList))
@@ -57,7 +58,7 @@ async def read_resource(resource_id: UUID, caller: ReadAsViewer) -> Response:
         row = await reader.fetch_one(ONE, tenant_id=caller.tenant.id, id=resource_id)
     if row is None:
         raise NotFound
-    return Response(to_json(dict(row)), media_type="application/json")
+    return Response(to_json(COLUMNS.plain(row)), media_type="application/json")
 
 
 @router.post("", status_code=201, responses=documented(ProjectNotFound))
