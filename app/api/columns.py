@@ -1,8 +1,9 @@
 """Which columns of a table are answered, and how their rows become JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 import msgspec
 from sqlalchemy import JSON, ColumnElement, Text, cast
 
@@ -19,7 +20,7 @@ class Columns:
         self._documents = [name for name, column in columns.items() if isinstance(column.type, JSON)]
         self.selected: list[ColumnElement[Any]] = [cast(column, Text).label(name) if name in self._documents else column for name, column in columns.items()]
 
-    def plain(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def plain(self, row: asyncpg.Record) -> dict[str, Any]:
         """Return a row of the selected columns as what `to_json` knows."""
         values = dict(row)
         for name in self._documents:

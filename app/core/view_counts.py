@@ -8,10 +8,11 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from redis.exceptions import TimeoutError  # noqa: A004 (redis-py's name)
+from redis.exceptions import ResponseError, TimeoutError  # noqa: A004 (redis-py's name)
 
 from app.core.redis import RedisAway, RedisGateway
 
@@ -19,6 +20,8 @@ from app.core.redis import RedisAway, RedisGateway
 PENDING_KEY = "{views}:pending"
 BATCH_KEY = "{views}:batch"
 MOST_WAITING = 100_000
+# How many of those that waited are sent at once: few enough to hold nobody up, here and in Redis.
+BATCH = 1_000
 
 
 class ViewCounter:
@@ -59,9 +62,16 @@ class ViewCounter:
 
     async def _send_waiting(self) -> None:
         while self._waiting:
-            field, views = self._waiting.popitem()
+            batch = dict(islice(self._waiting.items(), BATCH))
+            for field in batch:
+                del self._waiting[field]
             try:
-                await self._redis.client.hincrby(PENDING_KEY, field, views)
-            except BaseException:
-                self._waiting[field] += views
+                # As a transaction: Redis adds all of it or nothing.
+                async with self._redis.client.pipeline() as pipeline:
+                    for field, views in batch.items():
+                        pipeline.hincrby(PENDING_KEY, field, views)
+                    await pipeline.execute()
+            except ResponseError:
+                # Only what Redis says that it has not done waits on. What was cut off has most likely been read: rather lost than counted twice.
+                self._waiting.update(batch)
                 raise

@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from uuid import uuid4
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from httpx import ASGITransport, AsyncClient
+from redis.asyncio.client import Pipeline
 from starlette.types import Message, Receive, Scope, Send
 
 from app.config import Settings
-from app.core.view_counts import BATCH_KEY, PENDING_KEY
+from app.core.redis import RedisGateway
+from app.core.view_counts import BATCH, BATCH_KEY, MOST_WAITING, PENDING_KEY, ViewCounter
 from app.models import Role
 from app.services.container import Services
 from deploy.local.memory import free_port
@@ -182,6 +186,63 @@ async def test_while_redis_hangs_views_are_counted_once(settings: Settings, fact
 
             await eventually(back)
         assert await wait_for_pending(own_valkey, total) == {f"{person.tenant.id}:{project.id}".encode(): total}
+
+
+@asynccontextmanager
+async def counting(url: str) -> AsyncIterator[tuple[RedisGateway, ViewCounter]]:
+    """A counter by itself, for which Redis is away."""
+    gateway = RedisGateway(url, timeout=2.0, max_connections=5)
+    counter = ViewCounter(gateway)
+    gateway.failed(ConnectionError())
+    try:
+        yield gateway, counter
+    finally:
+        await gateway.close()
+
+
+async def waits(counter: ViewCounter, fields: int, views: int) -> None:
+    """Count views of as many projects; no server is asked, because Redis is away."""
+    for number in range(fields):
+        for _ in range(views):
+            await counter.count(UUID(int=number), UUID(int=number))
+
+
+async def wait_until_back(gateway: RedisGateway) -> None:
+    async def back() -> bool:
+        return not gateway.is_away
+
+    await eventually(back)
+
+
+async def test_as_many_as_can_wait_arrive_once_when_redis_is_back(own_valkey: Valkey) -> None:
+    await own_valkey.run("FLUSHALL")
+    await own_valkey.run("CONFIG", "RESETSTAT")
+    async with counting(own_valkey.url) as (gateway, counter):
+        await waits(counter, MOST_WAITING, 2)
+        await wait_until_back(gateway)
+        assert set((await pending(own_valkey)).values()) == {2}
+        assert await own_valkey.run("HLEN", PENDING_KEY) == MOST_WAITING
+        # Sent one by one, they would keep the breaker open for a quarter of a minute.
+        assert int((await own_valkey.run("INFO", "commandstats"))["cmdstat_exec"]["calls"]) == MOST_WAITING / BATCH
+
+
+async def test_what_was_cut_off_while_it_was_sent_is_not_counted_twice(own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis has taken it, and its answer never came: that is lost rather than doubled, and the others arrive."""
+    await own_valkey.run("FLUSHALL")
+    monkeypatch.setattr("app.core.redis.CATCH_UP_SECONDS", 0.3)
+    async with counting(own_valkey.url) as (gateway, counter):
+        await waits(counter, 5 * BATCH, 3)
+        execute = Pipeline.execute
+
+        async def cut_off(pipeline: Pipeline, raise_on_error: bool = True) -> Any:
+            monkeypatch.setattr(Pipeline, "execute", execute)
+            await execute(pipeline, raise_on_error)
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr(Pipeline, "execute", cut_off)
+        await wait_until_back(gateway)
+        found = await pending(own_valkey)
+    assert (len(found), set(found.values())) == (5 * BATCH, {3})
 
 
 async def test_what_waits_is_sent_when_the_process_stops(settings: Settings, factory: Factory, own_valkey: Valkey, person: Person) -> None:
