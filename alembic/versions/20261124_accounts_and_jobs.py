@@ -52,6 +52,7 @@ def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '4s'")
     op.execute("SET LOCAL statement_timeout = '60s'")
     restore_view_count_batches()
+    op.execute(f"REVOKE SELECT ON alembic_version FROM {service_role()}")  # noqa: S608 (no query, and the name is quoted)
     op.execute("DROP SCHEMA jobs CASCADE")
     op.drop_table("spent_challenges")
     for table in TENANT_TABLES:
@@ -196,6 +197,7 @@ def grant() -> None:
     for table in TENANT_TABLES:
         op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}")
     op.execute(f"GRANT SELECT, INSERT, DELETE ON spent_challenges TO {role}")
+    op.execute(f"GRANT SELECT ON alembic_version TO {role}")
     op.execute(f"GRANT USAGE ON SCHEMA jobs TO {role}")
     op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA jobs TO {role}")
     op.execute(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA jobs TO {role}")

@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 from app.core import exceptions
 from app.core.exceptions import InternalError, Refusal, Unprocessable
+from app.database import UnsafeRole
 from app.database_faults import DatabaseBusy, DatabaseFault, DatabaseUnavailable, sqlstate_of
 from app.utils.json import to_json
 
@@ -75,6 +76,8 @@ def _database_refusal(error: Exception) -> Refusal | None:
         return exceptions.Overloaded()
     if isinstance(error, DatabaseFault):
         return exceptions.DatabaseAway()
+    if isinstance(error, UnsafeRole):
+        return exceptions.DatabaseAway("The database is not set up as it has to be, and is not used until it is.")
     if isinstance(error, IntegrityError) and sqlstate_of(error) in CONCURRENT_CHANGE:
         return exceptions.Conflict()
     return None
@@ -86,6 +89,8 @@ def answer(error: Exception, scope: Scope) -> Response:
     if refusal is None:
         log.error("unhandled error", exc_info=error)
         refusal = InternalError()
+    elif isinstance(error, UnsafeRole):
+        log.error("unsafe database role", error=str(error))
     elif isinstance(error, DatabaseFault):
         log.warning("database fault", error=str(error), cause=type(error.__cause__).__name__)
     return problem(refusal, scope)

@@ -13,6 +13,7 @@ from app.core.limits import RateLimiter
 from app.core.passwords import PasswordHasher
 from app.core.principals import PrincipalDirectory
 from app.core.redis import RedisGateway
+from app.core.schema_version import SchemaVersion
 from app.core.security import AccessTokens
 from app.core.stamps import Stamps
 from app.core.tenancy import TenantDirectory
@@ -53,6 +54,7 @@ class Services:
     captcha: Captcha
     cursors: Cursors
     views: ViewCounter
+    schema: SchemaVersion
     readiness: Readiness
 
     @classmethod
@@ -81,6 +83,7 @@ class Services:
             captcha=Captcha(settings, database),
             cursors=Cursors(settings),
             views=ViewCounter(redis),
+            schema=SchemaVersion(database),
             readiness=Readiness(),
         )
 

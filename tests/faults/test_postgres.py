@@ -6,12 +6,17 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
+from typing import cast
 
+import asyncpg
 import psutil
 import pytest
 from httpx import AsyncClient, Response
+from structlog.testing import CapturingLogger
 
+from app.api.endpoints import system
 from app.config import Settings
+from app.core import problems
 from app.services.container import Services
 from deploy.local.memory import free_port
 from deploy.local.servers import LocalServers
@@ -110,6 +115,33 @@ async def test_while_it_refuses_the_answer_is_503_and_then_all_is_well_again(own
         assert [answer.status_code for answer in await calls(client, person)] == [200, 201, 200]
         assert (await client.get("/health")).json()["status"] == "healthy"
         assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_a_role_that_has_become_too_powerful_is_refused_with_503_and_logged(
+    own: Settings, servers: LocalServers, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row-level security would not hold. Whoever calls learns no more than that the database cannot be used; the log has the sentence, and no traceback."""
+    log = CapturingLogger()
+    for module in (problems, system):
+        monkeypatch.setattr(module, "log", log)
+    owner = await asyncpg.connect(servers.owner_url_for(DATABASE))
+    async with running(own) as (app, client):
+        await owner.execute("ALTER ROLE saas_service BYPASSRLS")
+        try:
+            await cast("Services", app.state.services).database.engine.dispose()
+            for _ in range(2):
+                answers = await calls(client, person)
+                assert say_unavailable(answers), [answer.text for answer in answers]
+            assert len(log.calls) == 6
+            health = await client.get("/health")
+            assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
+            assert (await client.get("/health/ready")).json()["code"] == "not_ready"
+            assert len(log.calls) == 8
+            assert all(line.method_name == "error" and line.kwargs.keys() == {"error"} and "has BYPASSRLS" in line.kwargs["error"] for line in log.calls)
+        finally:
+            await owner.execute("ALTER ROLE saas_service NOBYPASSRLS")
+        assert [answer.status_code for answer in await calls(client, person)] == [200, 201, 200]
+    await owner.close()
 
 
 async def test_a_service_that_starts_without_it_serves_once_it_is_there(own: Settings, person: Person) -> None:

@@ -10,7 +10,7 @@ WORLDWIDE = {
     "tenants": "it is read before anybody knows which tenant a request belongs to; its own policies let a tenant change itself alone",
     "spent_challenges": "whoever solves a challenge to register has no tenant yet; a row is a hash of public numbers",
     "view_batches": "a batch of views is about all tenants at once; a row is an identifier that names none of them",
-    "alembic_version": "it says which migrations have run, and the service may not even read it",
+    "alembic_version": "it says which migrations have run, which the service asks before it calls itself ready",
 }
 
 # PgQueuer's tables, in their own schema. Jobs hold identifiers and no secret of a tenant's, and are about tenants that only the job itself names.
@@ -36,7 +36,7 @@ GRANTS = {
     "tenants": {"SELECT"},
     "spent_challenges": {"SELECT", "INSERT", "DELETE"},
     "view_batches": {"SELECT", "INSERT", "DELETE"},
-    "alembic_version": set[str](),
+    "alembic_version": {"SELECT"},
 }
 # What it may do with single columns beyond that.
 COLUMN_GRANTS = {

@@ -60,7 +60,7 @@ MISTAKES = {
     "GRANT DELETE ON tenants TO saas_service": "on tenants the service's role has ['DELETE', 'SELECT'] instead",
     "GRANT UPDATE (subscription_tier) ON tenants TO saas_service": "on columns of tenants the service's role has UPDATE of",
     "REVOKE UPDATE (name) ON tenants FROM saas_service": "on columns of tenants the service's role has UPDATE of",
-    "GRANT SELECT ON alembic_version TO PUBLIC": "on alembic_version the service's role has ['SELECT'] instead",
+    "GRANT UPDATE ON alembic_version TO PUBLIC": "on alembic_version the service's role has ['SELECT', 'UPDATE'] instead",
     "GRANT CREATE ON SCHEMA public TO saas_service": "the service's role may make tables in the schema public",
     "CREATE ROLE mighty; GRANT mighty TO saas_service": "the service's role is a member of mighty",
     "ALTER ROLE saas_service CREATEDB": "the service's role is able to make databases",

@@ -147,7 +147,9 @@ async def test_another_tenant_itself_cannot_be_changed(factory: Factory, service
         "DROP POLICY tenant_isolation ON projects",
         "CREATE TABLE mine (id uuid)",
         "SET ROLE saas_owner",
-        "SELECT * FROM alembic_version",
+        "UPDATE alembic_version SET version_num = '0001'",
+        "DELETE FROM alembic_version",
+        "INSERT INTO alembic_version VALUES ('0001')",
     ],
 )
 async def test_what_is_the_operator_s_is_refused_even_to_the_tenant_itself(factory: Factory, service_cursor: extensions.cursor, statement: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, Response
 from redis.exceptions import RedisError
 
@@ -11,11 +12,14 @@ from app import __version__
 from app.api.deps import AllServices
 from app.core.exceptions import Unavailable
 from app.core.redis import RedisGateway
+from app.database import UnsafeRole
 from app.database_faults import DatabaseFault
 from app.schemas.system import Checks, Health, Probe, State
 from app.services.container import Services
 
 CHECK_SECONDS = 0.8
+
+log = structlog.get_logger(__name__)
 
 router = APIRouter(tags=["system"])
 
@@ -24,6 +28,12 @@ class NotReady(Unavailable):
     """The process is starting, or is about to stop."""
 
     code = "not_ready"
+
+
+class NotMigrated(NotReady):
+    """The database has not been migrated as far as this version needs. Run: alembic upgrade head"""
+
+    code = "not_migrated"
 
 
 @router.get("/health", responses={503: {"model": Health, "description": "Unhealthy: PostgreSQL does not answer"}})
@@ -42,16 +52,22 @@ async def live() -> Probe:
     return Probe(status="alive")
 
 
-@router.get("/health/ready", responses={503: {"description": "Starting, or about to stop"}})
+@router.get("/health/ready", responses={503: {"description": "Starting, about to stop, or the database is away or not migrated"}})
 async def ready(services: AllServices) -> Probe:
-    """Say whether the process can serve: not while it starts, and not once it was told to stop."""
-    if not services.readiness.ready or await _database(services) == "down":
+    """Say whether the process can serve: not while it starts, not once it was told to stop, and not before the database is migrated."""
+    if not services.readiness.ready or not await answers(_check_database(services)):
         raise NotReady
     return Probe(status="ready")
 
 
 async def _database(services: Services) -> State:
     return "up" if await answers(services.database.check()) else "down"
+
+
+async def _check_database(services: Services) -> None:
+    await services.database.check()
+    if not await services.schema.is_current():
+        raise NotMigrated
 
 
 async def _redis(services: Services) -> State:
@@ -74,6 +90,9 @@ async def answers(question: Coroutine[Any, Any, object]) -> bool:
     try:
         task.result()
     except (DatabaseFault, RedisError, OSError):
+        return False
+    except UnsafeRole as error:
+        log.error("unsafe database role", error=str(error))  # noqa: TRY400 (its sentence says all, a traceback nothing)
         return False
     return True
 
