@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, TypeVar
 
 import structlog
@@ -132,7 +133,8 @@ class RedisGateway:
         if self._probe is None:
             log.warning("redis is away", error=type(error).__name__)
             metrics.REDIS_AWAY.set(1)
-            self._probe = asyncio.get_running_loop().create_task(self._probe_until_back())
+            # Not in the context of whoever met the failure: what is logged from then on is not about that request.
+            self._probe = asyncio.get_running_loop().create_task(self._probe_until_back(), context=Context())
             for action in self._on_away:
                 action()
 

@@ -7,6 +7,7 @@ reads the URL here, and does everything that is not done for each request.
 import asyncio
 import ssl
 from collections import deque
+from contextvars import Context
 from typing import Any
 
 import hiredis
@@ -38,8 +39,9 @@ class RedisPipeline:
         """Connect, unless that is done. All who ask meanwhile wait for the same attempt. Raises redis-py's errors and `OSError`."""
         if self.is_connected:
             return
+        # In no request's context: the connection outlives the one that happens to need it first.
         if self._connecting is None or self._connecting.done():
-            self._connecting = asyncio.create_task(self._connect())
+            self._connecting = asyncio.create_task(self._connect(), context=Context())
             self._connecting.add_done_callback(_retrieve)
         # Shielded: whoever gives up waiting must not break it off for the others.
         await asyncio.shield(self._connecting)

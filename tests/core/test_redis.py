@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from app.config import Settings
 from app.core.redis import PROBE_SECONDS, RedisAway, RedisGateway
 from app.services.container import Services
+from app.utils.logging import request_state
 from deploy.local.memory import free_port
 from tests.factories import PASSWORD, Factory, Person
 from tests.faults.support import HASTY, Proxy, Valkey, changed, eventually, proxy_to, running, valkey
@@ -390,3 +391,23 @@ async def test_connections_cut_short_while_they_were_made_are_not_used_half_made
             answers = await asyncio.gather(*(client.get("/api/v1/projects", headers=person.headers) for _ in range(40)))
             assert {answer.status_code for answer in answers} == {200}
     assert set(await own_valkey.run("INFO", "keyspace")) == {"db3"}
+
+
+async def test_what_is_logged_once_redis_is_back_is_not_about_the_request_that_met_the_failure() -> None:
+    async with gateway(f"redis://127.0.0.1:{free_port()}/0") as made:
+        seen: list[object] = []
+
+        async def look(*_: object) -> None:
+            seen.append(request_state.get())
+
+        made._probe_until_back = look  # type: ignore[method-assign]  # in the place of what logs
+        made._pipeline._connect = look  # type: ignore[method-assign]  # a connection is every request's
+        about = request_state.set({"request_id": "a-request"})
+        try:
+            await made._pipeline.connect()
+            assert await is_refused(made)
+            assert made._probe is not None
+            await made._probe
+        finally:
+            request_state.reset(about)
+        assert seen == [None, None]
