@@ -386,6 +386,30 @@ async def test_a_commit_that_fails_is_not_answered_as_a_success(
     assert await factory.run(f"SELECT ({projects}), ({users}), name FROM tenants t WHERE id = :id", id=person.tenant.id) == [(1, 1, person.tenant.name)]
 
 
+# Identifiers
+
+
+def lax_identifiers(tree: ast.Module) -> list[str]:
+    """Return what a client gives as a plain UUID: parameters of endpoints, and fields of bodies and of lists' queries."""
+    given: list[tuple[str, ast.expr | None]] = []
+    for node in tree.body:
+        if isinstance(node, ast.AsyncFunctionDef) and any(isinstance(each, ast.Call) for each in node.decorator_list):
+            given += [(f"{node.name}: {each.arg}", each.annotation) for each in node.args.args]
+        if isinstance(node, ast.ClassDef) and {"Body", "Change", "Listed"} & names(ast.Tuple([*node.bases])):
+            given += [(f"{node.name}.{ast.unparse(each.target)}", each.annotation) for each in node.body if isinstance(each, ast.AnnAssign)]
+    return [name for name, annotation in given if annotation is not None and "UUID" in names(annotation)]
+
+
+def test_identifiers_that_clients_give_have_one_spelling() -> None:
+    files = [path for path in SOURCES if name_of(path).startswith(("app/api/", "app/schemas/"))]
+    assert {name: found for name, tree in parsed(files) if (found := lax_identifiers(tree))} == {}, "write `Id` of app.schemas.common instead of `UUID`"
+
+
+def test_an_identifier_that_has_many_spellings_is_noticed() -> None:
+    code = "@router.get('/{thing_id}')\nasync def read(thing_id: UUID): ...\nclass New(Body):\n    owner_id: UUID | None\nclass Shown(Read):\n    id: UUID"
+    assert lax_identifiers(ast.parse(code)) == ["read: thing_id", "New.owner_id"]
+
+
 # Packages and files
 
 # Which packages of app/ a package may import beside itself: only what lies below it.

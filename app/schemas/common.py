@@ -1,10 +1,22 @@
 """What many schemas share: text that PostgreSQL can hold, partial changes, pages, problems."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, EmailStr, Field, PlainSerializer, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    EmailStr,
+    Field,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from app.core.tenancy import NAME_PATTERN, is_valid_name
 from app.utils.json import to_json
@@ -15,6 +27,7 @@ LARGEST_PAGE = 100
 DEFAULT_PAGE = 20
 # Far more than any schema has.
 MOST_FIELDS = 50
+ID_LENGTH = 36
 
 
 def storable(text: str) -> str:
@@ -40,10 +53,32 @@ def _free_name(name: str) -> str:
     return name
 
 
+def _canonical(value: object) -> object:
+    # The parser also takes braces, a URN, and no dashes, which all have another length.
+    if isinstance(value, str) and (len(value) != ID_LENGTH or value != value.lower()):
+        raise PydanticCustomError("uuid_parsing", "Input should be a UUID in lower case, with dashes")
+    return value
+
+
+class _NeverNull:
+    """Has `X | None` take no null, nor show it in the document: the None is that of a field which is absent."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        if schema["type"] != "nullable":
+            raise TypeError(f"{source} takes no null anyway")
+        inner: CoreSchema = schema["schema"]
+        return inner
+
+
 def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
+# An identifier that a client gives: one spelling each, the one that answers have.
+Id = Annotated[UUID, BeforeValidator(_canonical)]
+# A field of a partial change that may be absent, and then is None, but not null.
+NotNull = Annotated[Item | None, _NeverNull()]
 Text = Annotated[str, AfterValidator(storable)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(storable), AfterValidator(_not_blank)]
 Slug = Annotated[str, BeforeValidator(_lower), StringConstraints(pattern=NAME_PATTERN)]
@@ -69,16 +104,7 @@ class Body(BaseModel):
 
 
 class Change(Body):
-    """A partial change (JSON Merge Patch, RFC 7396, for flat objects): only the fields that are present count."""
-
-    not_null: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="after")
-    def _refuse_null(self) -> Self:
-        for name in self.model_fields_set & self.not_null:
-            if getattr(self, name) is None:
-                raise ValueError(f"{name} must not be null")
-        return self
+    """A partial change (JSON Merge Patch, RFC 7396, for flat objects): only the fields that are present count, and only some may be null."""
 
     def changes_to(self, row: object) -> dict[str, Any]:
         """Return the fields that are present and differ from the row."""

@@ -1,13 +1,13 @@
 """Projects, as clients see them."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from app.models import ProjectStatus
-from app.schemas.common import EXAMPLE_ID, EXAMPLE_TIME, Body, Change, Listed, Name, Read, Search, Text, Time
+from app.schemas.common import EXAMPLE_ID, EXAMPLE_TIME, Body, Change, Id, Listed, Name, NotNull, Read, Search, Text, Time
 
 Description = Annotated[Text, Field(max_length=10_000)]
 
@@ -52,19 +52,18 @@ class ProjectCreate(Body):
     name: Name
     description: Description | None = None
     status: ProjectStatus = ProjectStatus.ACTIVE
-    owner_id: UUID | None = None
+    owner_id: Id | None = None
 
 
 class ProjectUpdate(Change):
     """A change to a project. `owner_id` is an admin's to change."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"status": "on_hold"}})
-    not_null: ClassVar[frozenset[str]] = frozenset({"name", "status"})
 
-    name: Name | None = None
+    name: NotNull[Name] = None
     description: Description | None = None
-    status: ProjectStatus | None = None
-    owner_id: UUID | None = None
+    status: NotNull[ProjectStatus] = None
+    owner_id: Id | None = None
 
 
 class ProjectList(Listed):
@@ -72,6 +71,6 @@ class ProjectList(Listed):
 
     sort: Literal["created_at", "-created_at", "updated_at", "-updated_at", "name", "-name"] = "-created_at"
     status: ProjectStatus | None = None
-    owner_id: UUID | None = None
+    owner_id: Id | None = None
     q: Search | None = None
     include_deleted: Annotated[bool, Field(description="Deleted ones too; admins only")] = False

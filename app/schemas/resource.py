@@ -1,13 +1,13 @@
 """Resources, as clients see them."""
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, ConfigDict, StringConstraints
 from pydantic.config import JsonDict
 
-from app.schemas.common import EXAMPLE_ID, EXAMPLE_TIME, Body, Change, Listed, Name, Read, Search, Time, storable
+from app.schemas.common import EXAMPLE_ID, EXAMPLE_TIME, Body, Change, Id, Listed, Name, NotNull, Read, Search, Time, storable
 from app.utils.json import to_json
 
 LARGEST_DATA = 65_536
@@ -86,7 +86,7 @@ class ResourceCreate(Body):
         json_schema_extra={"example": {"project_id": str(EXAMPLE_ID), "name": "Landing page", "type": "page", "data": {"title": "Hello"}}},
     )
 
-    project_id: UUID
+    project_id: Id
     name: Name
     type: Kind
     data: Data
@@ -96,17 +96,16 @@ class ResourceUpdate(Change):
     """A change to a resource. `data` is replaced as a whole."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"data": {"title": "Hello again"}}})
-    not_null: ClassVar[frozenset[str]] = frozenset({"name", "type", "data"})
 
-    name: Name | None = None
-    type: Kind | None = None
-    data: Data | None = None
+    name: NotNull[Name] = None
+    type: NotNull[Kind] = None
+    data: NotNull[Data] = None
 
 
 class ResourceList(Listed):
     """Filters and sorts of the list of resources."""
 
     sort: Literal["created_at", "-created_at", "updated_at", "-updated_at", "name", "-name"] = "-created_at"
-    project_id: UUID | None = None
+    project_id: Id | None = None
     type: Kind | None = None
     q: Search | None = None

@@ -1,13 +1,12 @@
 """Tenants, as clients see them."""
 
-from typing import ClassVar
 from uuid import UUID
 
 from pydantic import ConfigDict
 from pydantic.config import JsonDict
 
 from app.models import RegistrationPolicy, Tier
-from app.schemas.common import EXAMPLE_ID, EXAMPLE_TIME, Change, Name, NewSlug, Read, Time
+from app.schemas.common import EXAMPLE_ID, EXAMPLE_TIME, Change, Name, NewSlug, NotNull, Read, Time
 
 TENANT_EXAMPLE: JsonDict = {
     "id": str(EXAMPLE_ID),
@@ -49,8 +48,7 @@ class TenantUpdate(Change):
     """What an admin may change of the tenant."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "Acme Ltd", "registration_policy": "open"}})
-    not_null: ClassVar[frozenset[str]] = frozenset({"name", "registration_policy"})
 
-    name: Name | None = None
+    name: NotNull[Name] = None
     subdomain: NewSlug | None = None
-    registration_policy: RegistrationPolicy | None = None
+    registration_policy: NotNull[RegistrationPolicy] = None

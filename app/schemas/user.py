@@ -1,13 +1,13 @@
 """Users, as clients see them. No schema that is answered has a password or its hash."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 from uuid import UUID
 
 from pydantic import ConfigDict, StrictBool
 from pydantic.config import JsonDict
 
 from app.models import Role
-from app.schemas.common import EXAMPLE_ID, EXAMPLE_TIME, Body, Change, Email, Listed, Name, Password, Read, Search, Time
+from app.schemas.common import EXAMPLE_ID, EXAMPLE_TIME, Body, Change, Email, Listed, Name, NotNull, Password, Read, Search, Time
 
 USER_EXAMPLE: JsonDict = {
     "id": str(EXAMPLE_ID),
@@ -56,12 +56,11 @@ class UserUpdate(Change):
     """A change to a user. `role` and `is_active` are an admin's to change."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"full_name": "Mel M. Member", "role": "viewer"}})
-    not_null: ClassVar[frozenset[str]] = frozenset({"full_name", "email", "role", "is_active"})
 
-    full_name: Name | None = None
-    email: Email | None = None
-    role: Role | None = None
-    is_active: StrictBool | None = None
+    full_name: NotNull[Name] = None
+    email: NotNull[Email] = None
+    role: NotNull[Role] = None
+    is_active: NotNull[StrictBool] = None
 
 
 class UserList(Listed):

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
 from app.middleware.tenant import NAMED_ELSEWHERE
@@ -113,6 +114,23 @@ async def test_numbers_that_are_none_are_refused_in_every_field(client: AsyncCli
     for name in body:
         content = json.dumps({**body, name: "?number?"}).replace('"?number?"', number)
         assert problem_in(await send(client, world, operation, content))["status"] in (400, 422)
+
+
+@pytest.mark.parametrize("operation", [each for each in WITH_BODY if each[0] == "PATCH"], ids=" ".join)
+async def test_null_is_refused_in_exactly_the_fields_that_the_document_does_not_show_as_nullable(
+    app: FastAPI, client: AsyncClient, world: World, operation: Operation
+) -> None:
+    document = app.openapi()
+    schema = document["paths"][operation[1]]["patch"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    properties = document["components"]["schemas"][schema]["properties"]
+    nullable = {name for name, field in properties.items() if {"type": "null"} in field.get("anyOf", [])}
+    assert nullable < set(properties)
+    for name in properties:
+        response = await send_json(client, world, operation, {name: None})
+        if name in nullable:
+            accepted(response)
+        else:
+            assert [error["loc"] for error in refused(response, 422, "validation_error")["errors"]] == [["body", name]]
 
 
 def nested(value: Any) -> list[dict[str, Any]]:

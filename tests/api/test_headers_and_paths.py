@@ -120,6 +120,13 @@ OBJECTS = ["/api/v1/projects/{}", "/api/v1/users/{}", "/api/v1/resources/{}"]
         "-1",
         "{}",
         "*",
+        SOME_ID.upper().replace("0198", "A198"),
+        SOME_ID.replace("0198", "aB98"),
+        SOME_ID.replace("-", ""),
+        f"%7B{SOME_ID}%7D",
+        f"urn:uuid:{SOME_ID}",
+        f"%20{SOME_ID}",
+        f"{SOME_ID}%20",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])

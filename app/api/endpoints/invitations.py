@@ -1,7 +1,6 @@
 """Invitations into a tenant."""
 
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
 from sqlalchemy import bindparam, delete, select
@@ -14,7 +13,7 @@ from app.api.retry import RetryingRoute
 from app.core.account_exceptions import MailThrottled
 from app.core.exceptions import EmailTaken, NotFound
 from app.models import Invitation, MailTemplate
-from app.schemas.common import Page
+from app.schemas.common import Id, Page
 from app.schemas.invitation import InvitationCreate, InvitationList, InvitationRead
 from app.services.account_mail import refuse_flood
 from app.services.invitations import IS_OPEN, put_invitation
@@ -56,7 +55,7 @@ async def invite(new: InvitationCreate, ctx: AsAdmin, response: Response) -> Inv
 
 
 @router.delete("/{invitation_id}", status_code=204, responses=documented(NotFound))
-async def withdraw_invitation(invitation_id: UUID, ctx: AsAdmin) -> None:
+async def withdraw_invitation(invitation_id: Id, ctx: AsAdmin) -> None:
     """Withdraw an invitation: its link is no longer good. Admins only."""
     withdrawing = delete(Invitation).where(Invitation.tenant_id == ctx.tenant.id, Invitation.id == invitation_id, IS_OPEN).returning(Invitation.id)
     if (await ctx.session.execute(withdrawing, execution_options={"synchronize_session": False})).scalar_one_or_none() is None:

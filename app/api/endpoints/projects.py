@@ -15,7 +15,7 @@ from app.api.retry import RetryingRoute
 from app.core.exceptions import Forbidden, NotFound, OwnerNotFound
 from app.database import Query
 from app.models import RECOVERABLE_DAYS, Project, User
-from app.schemas.common import Page
+from app.schemas.common import Id, Page
 from app.schemas.project import ProjectCreate, ProjectList, ProjectRead, ProjectUpdate
 from app.utils.json import to_json
 
@@ -45,7 +45,7 @@ async def list_projects(caller: ReadAsViewer, asked: Annotated[ProjectList, Depe
 
 
 @router.get("/{project_id}", response_model=ProjectRead, responses=documented(NotFound))
-async def read_project(project_id: UUID, caller: ReadAsViewer) -> Response:
+async def read_project(project_id: Id, caller: ReadAsViewer) -> Response:
     """Show one project, and count a view."""
     async with caller.read() as reader:
         row = await reader.fetch_one(ONE, tenant_id=caller.tenant.id, id=project_id)
@@ -71,7 +71,7 @@ async def create_project(new: ProjectCreate, ctx: AsMember, response: Response) 
 
 
 @router.patch("/{project_id}", responses=documented(NotFound, OwnerNotFound))
-async def update_project(project_id: UUID, change: ProjectUpdate, ctx: AsMember) -> ProjectRead:
+async def update_project(project_id: Id, change: ProjectUpdate, ctx: AsMember) -> ProjectRead:
     """Change a project's name, description or status; an admin its owner as well."""
     project = await _project(ctx, project_id)
     changes = change.changes_to(project)
@@ -87,7 +87,7 @@ async def update_project(project_id: UUID, change: ProjectUpdate, ctx: AsMember)
 
 
 @router.delete("/{project_id}", status_code=204, responses=documented(NotFound))
-async def delete_project(project_id: UUID, ctx: AsMember) -> None:
+async def delete_project(project_id: Id, ctx: AsMember) -> None:
     """Delete a project, so that it can be restored. Admins, and members their own."""
     project = await _project(ctx, project_id)
     if not ctx.is_admin and project.owner_id != ctx.user.id:
@@ -97,7 +97,7 @@ async def delete_project(project_id: UUID, ctx: AsMember) -> None:
 
 
 @router.post("/{project_id}/restore", responses=documented(NotFound))
-async def restore_project(project_id: UUID, ctx: AsAdmin) -> ProjectRead:
+async def restore_project(project_id: Id, ctx: AsAdmin) -> ProjectRead:
     """Restore a project that was deleted within the last 30 days, with its resources. Admins only. One that is not deleted stays as it is."""
     # What may be purged at this moment is not restored in halves.
     restorable = or_(Project.is_deleted.is_(False), Project.deleted_at > func.now() - timedelta(days=RECOVERABLE_DAYS))

@@ -16,7 +16,7 @@ from app.api.retry import RetryingRoute
 from app.core.exceptions import NotFound, ProjectNotFound
 from app.database import Query
 from app.models import Project, Resource
-from app.schemas.common import Page
+from app.schemas.common import Id, Page
 from app.schemas.resource import ResourceCreate, ResourceList, ResourceRead, ResourceUpdate
 from app.utils.json import to_json
 
@@ -52,7 +52,7 @@ async def list_resources(caller: ReadAsViewer, asked: Annotated[ResourceList, De
 
 
 @router.get("/{resource_id}", response_model=ResourceRead, responses=documented(NotFound))
-async def read_resource(resource_id: UUID, caller: ReadAsViewer) -> Response:
+async def read_resource(resource_id: Id, caller: ReadAsViewer) -> Response:
     """Show one resource."""
     async with caller.read() as reader:
         row = await reader.fetch_one(ONE, tenant_id=caller.tenant.id, id=resource_id)
@@ -78,7 +78,7 @@ async def create_resource(new: ResourceCreate, ctx: AsMember, response: Response
 
 
 @router.patch("/{resource_id}", responses=documented(NotFound))
-async def update_resource(resource_id: UUID, change: ResourceUpdate, ctx: AsMember) -> ResourceRead:
+async def update_resource(resource_id: Id, change: ResourceUpdate, ctx: AsMember) -> ResourceRead:
     """Change a resource. Each change makes a new version."""
     resource = await _resource(ctx, resource_id)
     changes = change.changes_to(resource)
@@ -95,7 +95,7 @@ async def update_resource(resource_id: UUID, change: ResourceUpdate, ctx: AsMemb
 
 
 @router.delete("/{resource_id}", status_code=204, responses=documented(NotFound))
-async def delete_resource(resource_id: UUID, ctx: AsMember) -> None:
+async def delete_resource(resource_id: Id, ctx: AsMember) -> None:
     """Delete a resource for good."""
     await _resource(ctx, resource_id)
     await ctx.session.execute(delete(Resource).where(Resource.tenant_id == ctx.tenant.id, Resource.id == resource_id))

@@ -1,7 +1,5 @@
 """Sessions as their owner handles them: refreshed, listed, ended."""
 
-from uuid import UUID
-
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import bindparam, func, select
 
@@ -15,6 +13,7 @@ from app.core.derived_tokens import TokenKind
 from app.database import Query
 from app.models import Session
 from app.schemas.auth import SignedIn
+from app.schemas.common import Id
 from app.schemas.session import Refreshing, SessionList, SessionRead
 from app.services.sessions import refresh_session, revoke_session, revoke_sessions
 from app.utils.json import to_json
@@ -79,7 +78,7 @@ async def list_sessions(caller: ReadAsViewer) -> Response:
 
 
 @router.delete("/sessions/{session_id}", status_code=204, responses=documented(refused.NotFound))
-async def end_session(session_id: UUID, ctx: AsViewer) -> None:
+async def end_session(session_id: Id, ctx: AsViewer) -> None:
     """End one of the caller's sessions."""
     if not await revoke_session(ctx.session, ctx.tenant.id, ctx.user.id, session_id):
         raise refused.NotFound

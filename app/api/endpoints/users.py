@@ -1,7 +1,6 @@
 """The people of a tenant."""
 
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
 from sqlalchemy import bindparam, delete, func, select, update
@@ -16,7 +15,7 @@ from app.core.exceptions import EmailTaken, Forbidden, LastAdmin, NotFound, Weak
 from app.core.passwords import refuse_weak
 from app.database import Query
 from app.models import Invitation, MailTemplate, Project, Resource, Role, Tenant, User
-from app.schemas.common import Page
+from app.schemas.common import Id, Page
 from app.schemas.user import UserCreate, UserList, UserRead, UserUpdate
 from app.services.account_mail import refuse_flood
 from app.services.mail import post
@@ -47,7 +46,7 @@ async def list_users(caller: ReadAsViewer, asked: Annotated[UserList, Depends(qu
 
 
 @router.get("/{user_id}", response_model=UserRead, responses=documented(NotFound))
-async def read_user(user_id: UUID, caller: ReadAsViewer) -> Response:
+async def read_user(user_id: Id, caller: ReadAsViewer) -> Response:
     """Show one user."""
     async with caller.read() as reader:
         row = await reader.fetch_one(ONE, tenant_id=caller.tenant.id, id=user_id)
@@ -80,7 +79,7 @@ async def create_user(new: UserCreate, caller: ReadAsAdmin, response: Response) 
 
 
 @router.patch("/{user_id}", responses=documented(NotFound, EmailTaken, LastAdmin, MailThrottled))
-async def update_user(user_id: UUID, change: UserUpdate, ctx: AsViewer) -> UserRead:
+async def update_user(user_id: Id, change: UserUpdate, ctx: AsViewer) -> UserRead:
     """Change a user. Admins change anybody's name, address, role and whether they are active; others their own name and address.
 
     A new `email` must be verified before it counts: a link is mailed to the new address, and until it is followed `email` stays as it is. Setting `email`
@@ -112,7 +111,7 @@ async def update_user(user_id: UUID, change: UserUpdate, ctx: AsViewer) -> UserR
 
 
 @router.delete("/{user_id}", status_code=204, responses=documented(NotFound, LastAdmin))
-async def delete_user(user_id: UUID, ctx: AsAdmin) -> None:
+async def delete_user(user_id: Id, ctx: AsAdmin) -> None:
     """Delete a user. Admins only. What the user owned or made stays, without an owner; an open invitation of the user's address is withdrawn."""
     await _lock_tenant(ctx)
     user = await ctx.get_or_404(select(User).where(User.tenant_id == ctx.tenant.id, User.id == user_id).with_for_update())
