@@ -60,6 +60,21 @@ async def test_a_page_is_html_that_browsers_ask_for_anew(path: str) -> None:
     assert response.headers["cache-control"] == "no-cache"
 
 
+async def test_the_address_by_itself_leads_to_the_documentation() -> None:
+    async with client_of_a_service_with_documentation() as client:
+        response = await client.get("/")
+    # Relative, for a proxy that adds a prefix.
+    assert (response.status_code, response.headers["location"]) == (307, "docs")
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/docs/assets/docs.js", "/account/verify-email", "/account/account.js"])
+@pytest.mark.parametrize("asked", ["bytes=0-9", "bytes=99999999-", "bytes=9-1", "bytes=0-1,3-4", "lines=1-2", "nonsense"])
+async def test_a_file_is_sent_whole_whatever_range_is_asked_for(client: httpx.AsyncClient, path: str, asked: str) -> None:
+    whole, response = await client.get(path), await client.get(path, headers={"Range": asked})
+    assert (response.status_code, response.content) == (200, whole.content)
+    assert (response.headers["accept-ranges"], response.headers["content-type"]) == ("none", whole.headers["content-type"])
+
+
 @pytest.mark.parametrize("path", PAGES)
 async def test_everything_that_a_page_loads_is_on_this_server(path: str) -> None:
     async with client_of_a_service_with_documentation() as client:

@@ -18,6 +18,7 @@ ALLOWED = [
     ("/api/v1/auth/login", {"POST"}),
     ("/health", {"GET"}),
     ("/openapi.json", {"GET"}),
+    ("/", {"GET"}),
     ("/docs", {"GET"}),
     ("/redoc", {"GET"}),
     ("/docs/assets/docs.js", {"GET"}),

@@ -4,9 +4,8 @@ They are files in `app/static`, served below /account alone, so that a front end
 """
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse
 
-from app.api.endpoints.documentation import OWN_FILES
+from app.api.endpoints.documentation import OWN_FILES, WholeFile
 from app.core.exceptions import NotFound
 
 LOADED = frozenset({"account.css", "account.js", "favicon.svg"})
@@ -17,14 +16,14 @@ router = APIRouter(prefix="/account", include_in_schema=False)
 @router.get("/verify-email")
 @router.get("/reset-password")
 @router.get("/accept-invitation")
-async def account_page() -> FileResponse:
+async def account_page() -> WholeFile:
     """Return the page."""
-    return FileResponse(OWN_FILES / "account.html", media_type="text/html")
+    return WholeFile(OWN_FILES / "account.html", media_type="text/html")
 
 
 @router.get("/{name}")
-async def account_file(name: str) -> FileResponse:
+async def account_file(name: str) -> WholeFile:
     """Return what the page loads. Raises `NotFound`."""
     if name not in LOADED:
         raise NotFound
-    return FileResponse(OWN_FILES / name)
+    return WholeFile(OWN_FILES / name)
