@@ -40,7 +40,8 @@ def test_tests_pass_with_settings_exported() -> None:
 @pytest.mark.parametrize("package", ["tests", "benchmarks"])
 def test_nothing_of_it_reaches_the_processes_that_are_started(package: str) -> None:
     listing = "import subprocess; print(subprocess.check_output(['env'], text=True))"
-    done = run("-c", f"import {package}; {listing}")
+    # As pytest does, which is there before the tests are.
+    done = run("-c", f"import pytest, {package}; {listing}")
     shown = {line.partition("=")[0] for line in done.stdout.splitlines()}
     assert "PATH" in shown
     assert not shown & EXPORTED.keys()
