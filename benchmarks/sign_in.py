@@ -177,7 +177,9 @@ async def _crowd(service: Contender, addresses: Sequence[str], seconds: float) -
     """Have a crowd sign in again and again, and meanwhile somebody who is signed in read."""
     statuses: Counter[int] = Counter()
     over = Event()
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", timeout=60, limits=httpx.Limits(max_connections=CROWD)) as client:
+    # Servers close a connection that was idle for five seconds; who gives it up well before never sends into one that is just being closed.
+    limits = httpx.Limits(max_connections=CROWD, keepalive_expiry=1.0)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", timeout=60, limits=limits) as client:
         # The crowd comes from where it is known: otherwise each sign-in would be told by mail.
         headers = {**_client_headers(), "X-Tenant-Slug": SLUG}
 
