@@ -19,7 +19,7 @@ from app.config import Settings, get_settings
 from app.core.queue import enqueue_on
 from app.core.stamps import STAMP_MILLISECONDS, stamp_key
 from app.models import Project, Tenant, Tier, User, new_id
-from app.services.changes import RENEW_STAMP, change_of
+from app.services.changes import BEFORE_ALL_ELSE, RENEW_STAMP, change_of
 from app.services.demo import DEMO_PASSWORD, DEMO_SLUG, DEMO_USERS
 from app.services.doctor import examine
 from app.services.failed_jobs import count_jobs, discard, read_jobs, send_again
@@ -150,7 +150,7 @@ def _change(slug: str, **values: object) -> None:
             tenant_id = session.execute(changed).scalar_one_or_none()
             if tenant_id is None:
                 sys.exit(f"There is no tenant {slug}.")
-            enqueue_on(session.connection(), RENEW_STAMP, change_of(None), tenant_id)
+            enqueue_on(session.connection(), RENEW_STAMP, change_of(None), tenant_id, priority=BEFORE_ALL_ELSE)
         # The servers learn of it by the tenant's stamp; see app/core/stamps.py.
         try:
             with Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2) as redis:

@@ -36,23 +36,24 @@ def queries_on(driver: Driver) -> Queries:
 
 
 async def enqueue(
-    session: AsyncSession, kind: str, payloads: Sequence[dict[str, Any]], tenant_ids: Sequence[UUID | None], *, unless_waiting: bool = False
+    session: AsyncSession, kind: str, payloads: Sequence[dict[str, Any]], tenant_ids: Sequence[UUID | None], *, unless_waiting: bool = False, priority: int = 0
 ) -> None:
     """Add jobs of one kind to the session's transaction, each about the tenant at the same place, or about none.
 
-    With `unless_waiting`, a job is left out while one of this kind about the same tenant (or about none) waits or is being done.
+    With `unless_waiting`, a job is left out while one of this kind about the same tenant (or about none) waits or is being done. Those of a higher
+    `priority` are done first.
     """
     texts = [to_json({**payload, "tenant_id": tenant_id}) for payload, tenant_id in zip(payloads, tenant_ids, strict=True)]
     keys: list[str | None] = [f"{kind} {tenant_id}" if unless_waiting else None for tenant_id in tenant_ids]
     connection = (await (await session.connection()).get_raw_connection()).driver_connection
     queries = queries_on(AsyncpgDriver(connection))  # type: ignore[arg-type]  # SQLAlchemy does not know which driver it has
-    await queries.enqueue([kind] * len(texts), list(texts), [0] * len(texts), dedupe_key=keys, on_conflict="skip")
+    await queries.enqueue([kind] * len(texts), list(texts), [priority] * len(texts), dedupe_key=keys, on_conflict="skip")
 
 
-def enqueue_on(connection: Connection, kind: str, payload: dict[str, Any], tenant_id: UUID) -> None:
+def enqueue_on(connection: Connection, kind: str, payload: dict[str, Any], tenant_id: UUID, *, priority: int) -> None:
     """Add a job about a tenant to the transaction of the command line's connection."""
     content = to_json({**payload, "tenant_id": tenant_id})
-    values = {"priority": [0], "kind": [kind], "payload": [content], "pause": [timedelta(0)], "key": [None], "headers": [None]}
+    values = {"priority": [priority], "kind": [kind], "payload": [content], "pause": [timedelta(0)], "key": [None], "headers": [None]}
     connection.exec_driver_sql(ENQUEUE, values)
 
 

@@ -62,6 +62,8 @@ class ViewCounter:
 
     async def _send_waiting(self) -> None:
         while self._waiting:
+            # A connection first: what cannot even be sent is not taken off what waits.
+            await self._redis.client.ping()
             batch = dict(islice(self._waiting.items(), BATCH))
             for field in batch:
                 del self._waiting[field]

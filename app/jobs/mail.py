@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.database import UnsafeRole
 from app.database_faults import DatabaseFault
 from app.jobs.mail_admission import is_admitted
 from app.jobs.mail_contents import contents_of
@@ -84,7 +85,7 @@ async def _note(job: TenantJob, statement: Callable[[AsyncSession], Awaitable[Re
         try:
             async with job.transaction() as session:
                 return await statement(session)
-        except DatabaseFault as fault:
+        except (DatabaseFault, UnsafeRole) as fault:
             log.warning("what became of a mail cannot be noted, will be tried again", tenant_id=str(job.tenant_id), error=type(fault).__name__)
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)

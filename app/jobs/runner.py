@@ -11,7 +11,6 @@ from pgqueuer.domain.errors import RetryRequested
 from pgqueuer.domain.models import Context, Job
 
 from app.core.queue import uncount_attempt
-from app.database_faults import DatabaseFault
 from app.jobs.registry import AlreadyDone, Dispatcher, GiveUp, PutOff
 from app.utils import metrics
 
@@ -72,8 +71,8 @@ class JobRunner(AbstractEntrypointExecutor):
         """Return what has PgQueuer take a job up again later. That it is not its time yet is no failure, and so not counted as a try."""
         log.debug("job put off", job_id=job.id, kind=job.entrypoint, pause_seconds=seconds)
         metrics.JOBS.labels(job.entrypoint, "put_off").inc()
-        # A try too many does little harm.
-        with suppress(DatabaseFault):
+        # Whatever comes up: a try too many does little harm, and PgQueuer is given none of our exceptions.
+        with suppress(Exception):
             async with self._dispatcher.worldwide().transaction() as session:
                 await uncount_attempt(session, job.id)
         return RetryRequested(timedelta(seconds=seconds), PutOff.__name__)

@@ -134,7 +134,7 @@ class Worker:
                     failed, oldest = (await session.execute(QUEUE_STATE)).one()
                 metrics.FAILED_JOBS.set(failed)
                 metrics.OLDEST_JOB.set(float(oldest))
-            except DatabaseFault as fault:
+            except (DatabaseFault, UnsafeRole) as fault:
                 log.warning("the queue cannot be observed", error=type(fault).__name__)
             await asyncio.sleep(OBSERVE_SECONDS)
 

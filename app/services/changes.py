@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core.queue import enqueue
 
 RENEW_STAMP = "renew_stamp"
+# Whose session has ended is out at once, however much mail waits.
+BEFORE_ALL_ELSE = 10
 
 
 async def announce(session: AsyncSession, tenant_id: UUID, user_id: UUID | None = None) -> None:
@@ -18,7 +20,7 @@ async def announce(session: AsyncSession, tenant_id: UUID, user_id: UUID | None 
 
     Whoever calls also calls `Stamps.renew` after the commit, so that the change is felt at once, worker or not; endpoints do both by `Context.changed`.
     """
-    await enqueue(session, RENEW_STAMP, [change_of(user_id)], [tenant_id])
+    await enqueue(session, RENEW_STAMP, [change_of(user_id)], [tenant_id], priority=BEFORE_ALL_ELSE)
 
 
 def change_of(user_id: UUID | None) -> dict[str, UUID | None]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -85,8 +86,6 @@ class Examination:
         self._processes, self._workers = processes, workers
         self._open_ones = open_ones
         self._connections: dict[str, Connection] = {}
-        self._redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=CONNECT_SECONDS, socket_connect_timeout=CONNECT_SECONDS)
-        open_ones.callback(self._redis.close)
         self.checks: dict[str, Callable[[], str]] = {
             "PostgreSQL, as the service": lambda: self._connect("DATABASE_URL", with_driver(settings.database_url.get_secret_value(), "psycopg2")),
             "PostgreSQL, as the owner": self._connect_owner,
@@ -103,6 +102,15 @@ class Examination:
             "clock of PostgreSQL": self._clock_of_postgresql,
             "clock of Redis": self._clock_of_redis,
         }
+
+    @cached_property
+    def _redis(self) -> Redis:
+        try:
+            client = Redis.from_url(self._settings.redis_url.get_secret_value(), socket_timeout=CONNECT_SECONDS, socket_connect_timeout=CONNECT_SECONDS)
+        except ValueError as error:
+            raise NotAsItShouldBe(f"look at REDIS_URL: {error}") from None
+        self._open_ones.callback(client.close)
+        return client
 
     # PostgreSQL
 

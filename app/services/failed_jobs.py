@@ -23,6 +23,7 @@ FROM jobs.pgqueuer job WHERE status = 'failed' OR NOT :failed_only ORDER BY id L
 """)
 COUNT = text("SELECT count(*) FROM jobs.pgqueuer WHERE status = 'failed' OR NOT :failed_only")
 FAILED = text("SELECT id FROM jobs.pgqueuer WHERE status = 'failed' ORDER BY id")
+JOB = text("SELECT entrypoint, payload FROM jobs.pgqueuer WHERE id = :id")
 DISCARD = text("DELETE FROM jobs.pgqueuer WHERE id = :id AND status = 'failed' RETURNING entrypoint, payload")
 REQUEUE = QueryQueueBuilder(QUEUE_SETTINGS).build_requeue_jobs_query().replace("$1", "%(ids)s")
 
@@ -93,10 +94,23 @@ def send_again(engine: Engine, ids: Sequence[int] | None) -> tuple[list[int], li
             try:
                 with engine.begin() as connection:
                     connection.exec_driver_sql(REQUEUE, {"ids": [job_id]})
+                    _forget_silences(connection, job_id)
                 sent.append(job_id)
             except IntegrityError:
                 waiting.append(job_id)
     return sent, waiting
+
+
+def _forget_silences(connection: Connection, job_id: int) -> None:
+    """Where the job sends a mail, let it have as many tries as a new one."""
+    job = connection.execute(JOB, {"id": job_id}).one()
+    if job.entrypoint == SEND_MAIL and (mail := _mail_of(job.payload)):
+        connection.execute(update(Mail).where(Mail.tenant_id == mail[0], Mail.id == mail[1]).values(unanswered=0))
+
+
+def _mail_of(payload: bytes | None) -> tuple[UUID, UUID] | None:
+    tenant_id, mail_id = _tenant_of(payload), _identifier_in(payload, "mail_id")
+    return (tenant_id, mail_id) if tenant_id and mail_id else None
 
 
 def discard(engine: Engine, ids: Sequence[int] | None) -> list[int]:
@@ -111,8 +125,7 @@ def _discard(engine: Engine, job_id: int) -> bool:
         job = connection.execute(DISCARD, {"id": job_id}).one_or_none()
         if job is None:
             return False
-        tenant_id, mail_id = _tenant_of(job.payload), _identifier_in(job.payload, "mail_id")
-        if job.entrypoint == SEND_MAIL and tenant_id and mail_id:
-            dropping = update(Mail).where(Mail.tenant_id == tenant_id, Mail.id == mail_id, Mail.state == MailState.WAITING)
+        if job.entrypoint == SEND_MAIL and (mail := _mail_of(job.payload)):
+            dropping = update(Mail).where(Mail.tenant_id == mail[0], Mail.id == mail[1], Mail.state == MailState.WAITING)
             connection.execute(dropping.values(state=MailState.DROPPED, finished_at=func.now()))
     return True

@@ -18,6 +18,8 @@ RESET_REMEMBERED = timedelta(hours=1)
 # Nobody signs in from so many places; a program that does learns nothing from our mail.
 MOST_PLACES = 1_000
 IPV4_BITS, IPV6_BITS = 24, 48
+# So few that it cannot be told by the time how many there are.
+MOST_NETWORKS = 50
 # A browser updates itself every few weeks: another version is no other browser.
 _VERSIONS = re.compile(r"[\d._]+")
 
@@ -59,8 +61,9 @@ def known_addresses(tenant_id: UUID) -> ColumnElement[list[str]]:
             Session.last_used_at > now - REMEMBERED,
             Session.ip_address.is_not(None),
         )
-        .order_by(Session.created_at.desc())
-        .limit(MOST_PLACES)
+        .group_by(Session.ip_address)
+        .order_by(func.max(Session.last_used_at).desc())
+        .limit(MOST_NETWORKS)
     )
     resets = select(OneTimeToken.used_from).where(
         OneTimeToken.tenant_id == tenant_id,

@@ -106,6 +106,17 @@ async def test_failed_jobs_are_discarded_by_name_or_all_with_their_mails(
     assert set(states) == {(waiting.id, "waiting", True), (failed_mail.id, "dropped", False), (sent.id, "sent", False)}
 
 
+async def test_a_mail_that_is_sent_again_has_as_many_tries_as_a_new_one(
+    services: Services, factory: Factory, environment: dict[str, str], tmp_path: Path
+) -> None:
+    tenant = await factory.tenant()
+    mails = [await factory.mail(tenant, unanswered=2) for _ in range(2)]
+    await add(services, SEND_MAIL, {"mail_id": mails[0].id}, tenant_id=tenant.id)
+    await factory.run("UPDATE jobs.pgqueuer SET status = 'failed'")
+    assert "sent again: 1" in run_cli(tmp_path, environment, "jobs", "retry", "--all")
+    assert set(await factory.run("SELECT id, unanswered FROM mails WHERE tenant_id = :id", id=tenant.id)) == {(mails[0].id, 0), (mails[1].id, 2)}
+
+
 @pytest.mark.parametrize("command_name", ["retry", "discard"])
 @pytest.mark.parametrize("arguments, said", [(["--all", "1"], "or say --all"), ([], "or say --all"), (["888888"], "No failed job: 888888.")])
 def test_what_cannot_be_sent_again_or_discarded_is_said(

@@ -17,7 +17,7 @@ import app.jobs.mail
 import app.utils.mailer
 from app.config import Settings
 from app.core.derived_tokens import DerivedTokens, name_of, token_hash
-from app.database import Database
+from app.database import Database, UnsafeRole
 from app.database_faults import DatabaseUnavailable
 from app.jobs.mail import send_mail
 from app.jobs.registry import TENANT_JOBS, GiveUp, TenantJob, Tools
@@ -186,7 +186,7 @@ class Failing:
     def transaction(self, tenant_id: UUID | None) -> AbstractAsyncContextManager[AsyncSession]:
         if self._smtp.mails and self._faults:
             self._faults -= 1
-            raise DatabaseUnavailable
+            raise DatabaseUnavailable if self._faults % 2 else UnsafeRole
         return self._database.transaction(tenant_id)
 
 

@@ -11,6 +11,8 @@ from pgqueuer.domain.errors import RetryRequested
 from pgqueuer.domain.models import Context, Job, TracebackRecord
 from pgqueuer.domain.types import JobId, QueueEntrypoint
 
+import app.jobs.runner
+from app.database import UnsafeRole
 from app.jobs.registry import WORLDWIDE_JOBS, GiveUp, PutOff, WorldwideJob, worldwide_job
 from app.jobs.runner import LONGEST_PAUSE, MOST_TRIES, JobFailed, JobRunner, pause_after
 from app.services.container import Services
@@ -106,6 +108,18 @@ async def test_a_job_that_is_put_off_comes_back_when_it_says_and_has_not_failed(
     assert (raised.value.delay, raised.value.reason) == (timedelta(seconds=7), "PutOff")
     # PgQueuer adds one.
     assert await factory.run("SELECT attempts FROM jobs.pgqueuer WHERE id = 1") == [(attempts - 1,)]
+
+
+async def test_a_job_that_is_put_off_comes_back_whatever_keeps_it_from_being_uncounted(
+    runner: JobRunner, work: Raises, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unsafe(*_: object) -> None:
+        raise UnsafeRole("saas_service is a superuser")
+
+    monkeypatch.setattr(app.jobs.runner, "uncount_attempt", unsafe)
+    work.error = PutOff(7)
+    with pytest.raises(RetryRequested):
+        await runner.execute(job(0), context())
 
 
 async def test_an_interrupted_job_and_a_cancelled_one_are_due_at_once(runner: JobRunner, work: Raises) -> None:

@@ -9,13 +9,14 @@ from httpx import AsyncClient
 
 from app.config import Settings
 from app.core.redis import RedisAway
-from app.models import Role, TokenPurpose
+from app.models import Role, TokenPurpose, new_id
 from app.services.changes import RENEW_STAMP
 from app.services.container import Services
+from app.services.mail import SEND_MAIL
 from tests.api.answers import accepted, refused
 from tests.factories import PASSWORD, Factory, Person
 from tests.faults.support import changed, environment_of, eventually, process, run_cli, running
-from tests.jobs.support import WORKER, dispatcher_of, waiting
+from tests.jobs.support import WORKER, add, dispatcher_of, waiting
 
 ME = "/api/v1/auth/me"
 NEW_PASSWORD = "another long passphrase"
@@ -128,6 +129,14 @@ async def test_a_tenant_s_new_name_is_told_by_its_job_alone(mute: AsyncClient, c
     accepted(await mute.patch("/api/v1/tenant", headers=admin.headers, json={"name": "Renamed"}))
     await do_the_jobs(services, factory)
     assert accepted(await client.get(ME, headers=admin.headers))["tenant"]["name"] == "Renamed"
+
+
+async def test_a_change_is_told_before_any_mail_that_waits(mute: AsyncClient, services: Services, factory: Factory) -> None:
+    person = await factory.person()
+    await add(services, SEND_MAIL, *({"mail_id": new_id()} for _ in range(3)), tenant_id=person.tenant.id)
+    await log_out(mute, factory, person, person)
+    order = await factory.run("SELECT entrypoint FROM jobs.pgqueuer ORDER BY priority DESC, id")
+    assert [kind for (kind,) in order] == [RENEW_STAMP, *[SEND_MAIL] * 3]
 
 
 async def test_what_was_rolled_back_is_told_to_nobody(client: AsyncClient, factory: Factory) -> None:

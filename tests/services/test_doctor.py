@@ -165,7 +165,7 @@ def test_jobs_that_nobody_does_are_found(monkeypatch: pytest.MonkeyPatch, health
 # ─── Redis, mail, clocks ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("url", [f"redis://:hunter2@{AWAY}/0", "{server}"])
+@pytest.mark.parametrize("url", [f"redis://:hunter2@{AWAY}/0", f"redis://:hunter2@{AWAY}/0?socket_timeout=soon", "{server}"])
 def test_a_redis_that_does_not_serve_us_is_found(monkeypatch: pytest.MonkeyPatch, healthy: Settings, url: str) -> None:
     right = make_url(healthy.redis_url.get_secret_value())
     used = url.format(server=right.set(password="hunter2").render_as_string(hide_password=False))
