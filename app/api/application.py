@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class Application(FastAPI):
@@ -12,6 +12,13 @@ class Application(FastAPI):
     They answer errors that nobody foresaw, observe them for telemetry, and limit bodies: `app/middleware/` does the first and the last, and the second is
     off. Each request, and each message of its answer, would pass through them all the same.
     """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, without asking anew for each whether telemetry is on."""
+        scope["app"] = self
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        await self.middleware_stack(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return the router inside of what handles its errors and closes what it opened, inside of our middleware."""

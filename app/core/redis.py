@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from app.core.redis_pipeline import GRACE_SECONDS, RedisPipeline
+from app.core.redis_pipeline import GRACE_SECONDS, RedisPipeline, pack
 from app.utils import metrics
 
 PROBE_SECONDS = 1.0
@@ -37,6 +37,17 @@ class Script:
     def __init__(self, text: str) -> None:
         self.text = text
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class PackedCall:
+    """A script with all that it takes, in the form in which it travels: packed once, to be sent again and again."""
+
+    __slots__ = ("packed", "script")
+
+    def __init__(self, script: Script, *arguments: str | int) -> None:
+        """`arguments` are the number of keys, the keys, and what else the script takes."""
+        self.script = script
+        self.packed = pack("EVALSHA", script.digest, *arguments)
 
 
 class RedisGateway:
@@ -85,20 +96,26 @@ class RedisGateway:
             self.failed(error)
             raise RedisAway from error
 
-    async def run(self, script: "Script", *arguments: str | int) -> Any:
+    async def run(self, script: Script, *arguments: str | int) -> Any:
         """Run a script; `arguments` are its number of keys, the keys, and what else it takes. Raises `RedisAway`."""
+        return await self.run_packed(PackedCall(script, *arguments))
+
+    async def run_packed(self, call: PackedCall) -> Any:
+        """Run a script. Raises `RedisAway`."""
         if self._probe is not None:
             raise RedisAway
         try:
             if not self._pipeline.is_connected:
                 await self._pipeline.connect()
             try:
-                return await self._pipeline.send("EVALSHA", script.digest, *arguments)
+                return await self._pipeline.send(call.packed)
             except ResponseError as error:
-                # A restarted server has forgotten its scripts; EVAL has it remember.
+                # A restarted server has forgotten its scripts. What is sent together is done together, so nobody can have it forget them in between.
                 if not str(error).startswith("NOSCRIPT"):
                     raise
-                return await self._pipeline.send("EVAL", script.text, *arguments)
+                loaded, answer = self._pipeline.send(pack("SCRIPT", "LOAD", call.script.text)), self._pipeline.send(call.packed)
+                await loaded
+                return await answer
         except AWAY as error:
             self.failed(error)
             raise RedisAway from error
@@ -113,7 +130,7 @@ class RedisGateway:
         try:
             if not self._pipeline.is_connected:
                 await self._pipeline.connect()
-            return self._pipeline.send(*command)
+            return self._pipeline.send(pack(*command))
         except AWAY as error:
             self.failed(error)
             raise RedisAway from error

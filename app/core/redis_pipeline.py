@@ -46,8 +46,8 @@ class RedisPipeline:
         # Shielded: whoever gives up waiting must not break it off for the others.
         await asyncio.shield(self._connecting)
 
-    def send(self, *command: str | int) -> Answer:
-        """Send a command, and return its answer to come. Raises redis-py's `ConnectionError` where there is no connection."""
+    def send(self, command: bytes) -> Answer:
+        """Send a command that is packed, and return its answer to come. Raises redis-py's `ConnectionError` where there is no connection."""
         if self._connection is None:
             raise ConnectionError("not connected")
         return self._connection.send(command)
@@ -71,8 +71,8 @@ class RedisPipeline:
                     await loop.create_connection(lambda: connection, options.get("host", "localhost"), options.get("port", 6379), ssl=secure)
                 if "password" in options:
                     user = (options["username"],) if options.get("username") else ()
-                    await connection.send(("AUTH", *user, options["password"]))
-                await connection.send(("SELECT", options.get("db", 0)))
+                    await connection.send(pack("AUTH", *user, options["password"]))
+                await connection.send(pack("SELECT", options.get("db", 0)))
         except BaseException:
             # A connection that never got to choose its database must not be used: it would write to another one.
             connection.fail(ConnectionError("could not connect"))
@@ -97,14 +97,14 @@ class _Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None
 
-    def send(self, command: tuple[str | int, ...]) -> Answer:
+    def send(self, command: bytes) -> Answer:
         if self._transport is None:
             raise ConnectionError("Redis closed the connection")
         answer: Answer = self._loop.create_future()
         self._waiting.append((answer, self._loop.time()))
         if not self._unsent:
             self._loop.call_soon(self.flush)
-        self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub knows tuples of one only
+        self._unsent.append(command)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._look_at_the_clock)
         return answer
@@ -163,6 +163,12 @@ class _Connection(asyncio.Protocol):
             return
         self._overdue = left <= 0
         self._timer = self._loop.call_later(GRACE_SECONDS if self._overdue else left, self._look_at_the_clock)
+
+
+def pack(*command: str | int) -> bytes:
+    """Return the command in the form in which it travels."""
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one only
+    return packed
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -20,9 +20,9 @@ LONGEST_TOKEN = 4096
 VERIFIED_TOKENS = 20_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Claims:
-    """What a verified access token says."""
+    """What a verified access token says. A token's claims are one object for as long as they are remembered, and stand for its bearer in other caches."""
 
     user_id: UUID
     tenant_id: UUID

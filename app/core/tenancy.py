@@ -90,9 +90,9 @@ class TenantDirectory:
         self._database = database
         self._cache: StampedCache[TenantName, TenantInfo] = StampedCache(redis)
 
-    async def guess(self, name: TenantName) -> TenantInfo | None:
-        """Return the tenant, perhaps as it was some minutes ago: good enough to know whose buckets to take from."""
-        return self._cache.peek(name) or await self.load(name)
+    def remembered(self, name: TenantName) -> TenantInfo | None:
+        """Return the tenant as it was some minutes ago, if it is remembered: good enough to know whose buckets to take from. It was active then."""
+        return self._cache.peek(name)
 
     async def confirm(self, name: TenantName, stamp: Stamp | None) -> TenantInfo | None:
         """Return the tenant as it is now, given the stamp that its buckets were read with."""

@@ -1,6 +1,7 @@
 """What a request may bring: a body of JSON, of at most so many bytes, that is here within so many seconds, and so many query parameters."""
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from starlette.exceptions import HTTPException
@@ -26,16 +27,17 @@ class BodyLimitMiddleware:
         self._max_bytes = max_bytes
         self._timeout = timeout
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         if scope["query_string"].count(b"&") >= MOST_PARAMETERS:
             raise Unprocessable(f"There may be {MOST_PARAMETERS} query parameters at most.", location=("query",))
         length = header(scope, b"content-length")
         if (length is None or length == "0") and header(scope, b"transfer-encoding") is None:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
+        return self._with_body(length, scope, receive, send)
+
+    async def _with_body(self, length: str | None, scope: Scope, receive: Receive, send: Send) -> None:
         if length is not None and not length.isdecimal():
             raise BadRequest("Content-Length must be a number.")
         if length is not None and (len(length) > LONGEST_LENGTH or int(length) > self._max_bytes):

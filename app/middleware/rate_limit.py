@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.exceptions import NotAuthenticated, RateLimited, TokenInvalid
-from app.core.limits import Admission, RateLimiter, limit_headers
+from app.core.limits import Admission, RateLimiter
 from app.core.security import AccessTokens, Claims
 from app.core.tenancy import TenantDirectory
 from app.middleware.request_context import add_headers
@@ -31,7 +31,7 @@ class RateLimitMiddleware:
             except RateLimited:
                 metrics.RATE_LIMITED.labels("tenant" if scope["state"].get("claims") else "address").inc()
                 raise
-            add_headers(scope, limit_headers(admission.states))
+            add_headers(scope, admission.headers)
             if (refusal := scope["state"].get("tenant_refusal")) is not None:
                 raise refusal
         await self.app(scope, receive, send)
@@ -46,7 +46,7 @@ class RateLimitMiddleware:
         if tenant is None or claims is None or claims.tenant_id != tenant.id:
             client = scope.get("client")
             return await self._limiter.admit_anonymous(client[0] if client else "unknown")
-        admission = await self._limiter.admit(tenant, claims.user_id)
+        admission = await self._limiter.admit(tenant, claims)
         # The name may have passed to another tenant since we last looked; then the caller's token is refused as one of another tenant.
         state["tenant"] = usable(await self._directory.confirm(state["tenant_name"], admission.stamp))
         return admission

@@ -1,6 +1,7 @@
 """The outermost middleware: gives each request an identifier, times it, logs one line, counts it, and adds the headers that others asked for."""
 
 import re
+from collections.abc import Awaitable
 from contextvars import Token
 from functools import cache
 from random import getrandbits
@@ -43,7 +44,7 @@ class RequestContextMiddleware:
         state["response_headers"] = [(b"x-request-id", request_id.encode())]
         status = 500
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -51,7 +52,7 @@ class RequestContextMiddleware:
                 seconds = perf_counter() - started
                 timing = [(b"x-process-time", b"%.6f" % seconds), (b"server-timing", b"app;dur=%.3f" % (seconds * 1000))]
                 message["headers"] = [*message["headers"], *state["response_headers"], *timing]
-            await send(message)
+            return send(message)
 
         token: Token[Any] = request_state.set(state)
         try:

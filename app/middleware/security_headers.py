@@ -1,5 +1,7 @@
 """Headers that tell browsers what they may do with our answers."""
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.middleware.request_context import add_headers
@@ -26,7 +28,7 @@ class SecurityHeadersMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             path: str = scope["path"]
             documentation = path.startswith(DOCUMENTATION_PATHS)
@@ -35,7 +37,7 @@ class SecurityHeadersMiddleware:
                 scope["state"]["response_headers"].append((b"cache-control", b"no-store"))
             if scope["scheme"] == "https":
                 add_headers(scope, {"Strict-Transport-Security": "max-age=31536000; includeSubDomains"})
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 def _encoded(policy: str) -> list[tuple[bytes, bytes]]:

@@ -1,9 +1,11 @@
 """Finds the tenant of a request and puts it into `request.state.tenant`."""
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.exceptions import TenantInactive, TenantNotFound, TenantRequired
-from app.core.tenancy import TenantDirectory, TenantInfo, name_in_request
+from app.core.tenancy import TenantDirectory, TenantInfo, TenantName, name_in_request
 from app.middleware.trusted_host import header
 
 API_PREFIX = "/api/v1/"
@@ -25,19 +27,26 @@ class TenantMiddleware:
         self._directory = directory
         self._base_domain = base_domain
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and scope["path"].startswith(API_PREFIX):
             state = scope["state"]
             name = name_in_request(header(scope, b"x-tenant-slug"), header(scope, b"host"), header(scope, b"x-tenant-id"), self._base_domain)
             state["tenant_name"] = name
             if scope["path"] not in NAMED_ELSEWHERE:
-                try:
-                    if name is None:
-                        raise TenantRequired
-                    state["tenant"] = usable(await self._directory.guess(name))
-                except (TenantRequired, TenantNotFound, TenantInactive) as refusal:
-                    # Raised once the caller's address has been counted: most such look-ups are a query.
-                    state["tenant_refusal"] = refusal
+                known = None if name is None else self._directory.remembered(name)
+                if known is None:
+                    return self._look_up(name, scope, receive, send)
+                state["tenant"] = known
+        return self.app(scope, receive, send)
+
+    async def _look_up(self, name: TenantName | None, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if name is None:
+                raise TenantRequired
+            scope["state"]["tenant"] = usable(await self._directory.load(name))
+        except (TenantRequired, TenantNotFound, TenantInactive) as refusal:
+            # Raised once the caller's address has been counted: most such look-ups are a query.
+            scope["state"]["tenant_refusal"] = refusal
         await self.app(scope, receive, send)
 
 

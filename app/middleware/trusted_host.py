@@ -1,5 +1,6 @@
 """Refuses hosts that are not ours, and believes forwarding headers only from proxies that we trust."""
 
+from collections.abc import Awaitable
 from ipaddress import ip_address, ip_network
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,11 +40,11 @@ class TrustedHostMiddleware:
         self._exact = frozenset(host.lower() for host in allowed_hosts if not host.startswith("*."))
         self._suffixes = tuple(host[1:].lower() for host in allowed_hosts if host.startswith("*."))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             _refuse_ambiguous(scope)
             self._refuse_foreign(scope)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def _refuse_foreign(self, scope: Scope) -> None:
         if not self._any and scope["path"] not in HEALTH_PATHS:
@@ -62,7 +63,7 @@ class TrustedProxyMiddleware:
         self.app = app
         self._networks = tuple(ip_network(proxy, strict=False) for proxy in trusted_proxies)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         client = scope.get("client")
         if scope["type"] == "http" and client is not None and self._trusts(client[0]):
             scope = dict(scope)
@@ -71,7 +72,7 @@ class TrustedProxyMiddleware:
                 scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"host"] + [(b"host", host.encode("latin-1"))]
             if (scheme := _last(scope, b"x-forwarded-proto")) in ("http", "https"):
                 scope["scheme"] = scheme
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def _client_of(self, peer: str, chain: str) -> str:
         """Return the last address of the chain that is no proxy of ours: each proxy appends the one it saw, and what stands before that is hearsay.

@@ -7,15 +7,16 @@ from collections.abc import AsyncIterator
 from typing import cast
 from uuid import uuid4
 
+import hiredis
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
 from app.api.deps import ReadAsViewer
 from app.config import Settings, TierLimits, default_tiers
-from app.core.limits import limit_headers
+from app.core.limits import limit_headers, policy_of
 from app.core.networks import network_of
-from app.core.redis import Script
+from app.core.redis import PackedCall
 from app.core.security import AccessTokens
 from app.core.token_bucket import Bucket, BucketState
 from app.models import Role
@@ -79,7 +80,7 @@ async def test_the_headers_are_those_of_the_draft_and_the_widespread_ones(strang
 
 def test_headers_round_times_up_and_name_the_bucket_that_ends_first() -> None:
     tenant, user = Bucket("tenant", "t", 7, 10), Bucket("user", "u", 60, 30)
-    headers = limit_headers([BucketState(tenant, 0, 8_571_429, 85_714_286), BucketState(user, 3, 0, 26_000_001)])
+    headers = limit_headers(policy_of([tenant, user]), [BucketState(tenant, 0, 8_571_429, 85_714_286), BucketState(user, 3, 0, 26_000_001)])
     assert headers["RateLimit-Policy"] == '"tenant";q=10;w=86, "user";q=30;w=30'
     assert headers["RateLimit"] == '"tenant";r=0;t=86, "user";r=3;t=27'
     assert headers["X-RateLimit-Limit"] == "10"
@@ -324,14 +325,17 @@ async def test_all_keys_of_one_call_share_a_hash_tag(
     client: AsyncClient, address: str, factory: Factory, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis Cluster refuses a script whose keys lie on several nodes."""
-    calls: list[tuple[str, ...]] = []
-    run = services.redis.run
+    calls: list[list[str]] = []
+    run = services.redis.run_packed
 
-    async def remember(script: Script, count: int, *arguments: str) -> object:
-        calls.append(arguments[:count])
-        return await run(script, count, *arguments)
+    async def remember(call: PackedCall) -> object:
+        reader = hiredis.Reader(encoding="utf-8")
+        reader.feed(call.packed)
+        _, _, count, *arguments = cast("list[str]", reader.gets())
+        calls.append(arguments[: int(count)])
+        return await run(call)
 
-    monkeypatch.setattr(services.redis, "run", remember)
+    monkeypatch.setattr(services.redis, "run_packed", remember)
     person = await factory.person()
     await client.get("/api/v1/tenant", headers=person.headers)
     await client.post("/api/v1/auth/login", json={})

@@ -9,6 +9,7 @@ from httpx import AsyncClient
 
 from app.config import Settings
 from app.core.redis import RedisGateway
+from app.core.security import Claims
 from app.core.stamps import ENTRY_SECONDS, Stamp, StampedCache, Stamps, stamp_key
 from app.core.tenancy import TenantName
 from app.main import create_app
@@ -101,7 +102,7 @@ async def test_a_change_of_one_user_leaves_what_is_known_of_others(client: Async
     admin = await factory.person()
     member = await factory.person(admin.tenant, Role.MEMBER)
     await warm(client, admin)
-    key = (admin.tenant.id, admin.user.id, admin.session_id)
+    key = services.tokens.verify(admin.token)
     known = services.principals._cache.peek(key)
     assert known is not None
     await client.patch(f"/api/v1/users/{member.user.id}", headers=admin.headers, json={"role": "viewer"})
@@ -277,11 +278,12 @@ async def test_what_was_loaded_before_a_change_is_not_kept_under_the_new_stamp(s
     tenant = await factory.tenant()
     services: Services = create_app(settings).state.services
     name = TenantName("slug", tenant.slug)
-    stamp = Stamp((await services.limiter.admit(tenant, uuid4())).stamp.tenant)  # type: ignore[arg-type,union-attr]  # has the fields; Redis is there
+    claims = Claims(uuid4(), tenant.id, uuid4(), Role.ADMIN, 0)
+    stamp = Stamp((await services.limiter.admit(tenant, claims)).stamp.tenant)  # type: ignore[arg-type,union-attr]  # has the fields; Redis is there
     await services.tenants.confirm(name, stamp)
     await factory.run("UPDATE tenants SET name = 'Renamed' WHERE id = :id", id=tenant.id)
     await services.stamps.renew(tenant.id)
-    current = (await services.limiter.admit(tenant, uuid4())).stamp  # type: ignore[arg-type]  # has the fields
+    current = (await services.limiter.admit(tenant, claims)).stamp  # type: ignore[arg-type]  # has the fields
     found = await services.tenants.confirm(name, current)
     assert found is not None
     assert found.name == "Renamed"

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from sqlalchemy import bindparam, delete, select
 
+from app.api.answers import JSONBytes
 from app.api.deps import AsAdmin, ReadAsAdmin
 from app.api.documented import documented
 from app.api.listing import Listing
@@ -35,7 +36,7 @@ LIST = Listing(
 async def list_invitations(caller: ReadAsAdmin, asked: Annotated[InvitationList, Depends(query_of(InvitationList))]) -> Response:
     """List the open invitations. Admins only. `q` looks in the address."""
     async with caller.read() as reader:
-        return Response(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked), media_type="application/json")
+        return JSONBytes(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked))
 
 
 @router.post("", status_code=201, responses=documented(EmailTaken, MailThrottled))

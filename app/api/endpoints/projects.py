@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Response
 from sqlalchemy import bindparam, exists, func, or_, select
 
+from app.api.answers import JSONBytes
 from app.api.deps import AsAdmin, AsMember, Context, ReadAsViewer
 from app.api.documented import documented
 from app.api.listing import Listing
@@ -41,7 +42,7 @@ async def list_projects(caller: ReadAsViewer, asked: Annotated[ProjectList, Depe
         raise Forbidden("Only an admin may list deleted projects.")
     listing = LIST_WITH_DELETED if asked.include_deleted else LIST
     async with caller.read() as reader:
-        return Response(await listing.answer(reader, caller.services.cursors, caller.tenant.id, asked), media_type="application/json")
+        return JSONBytes(await listing.answer(reader, caller.services.cursors, caller.tenant.id, asked))
 
 
 @router.get("/{project_id}", response_model=ProjectRead, responses=documented(NotFound))
@@ -51,10 +52,10 @@ async def read_project(project_id: Id, caller: ReadAsViewer) -> Response:
         row = await reader.fetch_one(ONE, tenant_id=caller.tenant.id, id=project_id)
         if row is not None:
             # Here, so that it travels while the transaction ends, and nothing waits for it.
-            await caller.services.views.count(caller.tenant.id, project_id)
+            await caller.services.views.count(caller.tenant.id, row["id"])
     if row is None:
         raise NotFound
-    return Response(to_json(dict(row)), media_type="application/json")
+    return JSONBytes(to_json(dict(row)))
 
 
 @router.post("", status_code=201, responses=documented(OwnerNotFound))

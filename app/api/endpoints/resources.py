@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from sqlalchemy import Select, and_, bindparam, delete, func, select
 from sqlalchemy.orm.attributes import flag_modified
 
+from app.api.answers import JSONBytes
 from app.api.columns import Columns
 from app.api.deps import AsMember, Context, ReadAsViewer
 from app.api.documented import documented
@@ -48,7 +49,7 @@ ONE = Query(of_live_projects(bindparam("tenant_id")).with_only_columns(*COLUMNS.
 async def list_resources(caller: ReadAsViewer, asked: Annotated[ResourceList, Depends(query_of(ResourceList))]) -> Response:
     """List the tenant's resources. `q` looks in the name."""
     async with caller.read() as reader:
-        return Response(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked), media_type="application/json")
+        return JSONBytes(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked))
 
 
 @router.get("/{resource_id}", response_model=ResourceRead, responses=documented(NotFound))
@@ -58,7 +59,7 @@ async def read_resource(resource_id: Id, caller: ReadAsViewer) -> Response:
         row = await reader.fetch_one(ONE, tenant_id=caller.tenant.id, id=resource_id)
     if row is None:
         raise NotFound
-    return Response(to_json(COLUMNS.plain(row)), media_type="application/json")
+    return JSONBytes(to_json(COLUMNS.plain(row)))
 
 
 @router.post("", status_code=201, responses=documented(ProjectNotFound))

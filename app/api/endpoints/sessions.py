@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import bindparam, func, select
 
+from app.api.answers import JSONBytes
 from app.api.deps import AllServices, AsViewer, ReadAsViewer
 from app.api.documented import documented
 from app.api.retry import RetryingRoute
@@ -74,7 +75,7 @@ async def list_sessions(caller: ReadAsViewer) -> Response:
     """
     async with caller.read() as reader:
         rows = await reader.fetch(LIVE, tenant_id=caller.tenant.id, user_id=caller.user.id)
-    return Response(to_json({"items": [{**row, "current": row["id"] == caller.session_id} for row in rows]}), media_type="application/json")
+    return JSONBytes(to_json({"items": [{**row, "current": row["id"] == caller.session_id} for row in rows]}))
 
 
 @router.delete("/sessions/{session_id}", status_code=204, responses=documented(refused.NotFound))

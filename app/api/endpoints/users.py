@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from sqlalchemy import bindparam, delete, func, select, update
 
+from app.api.answers import JSONBytes
 from app.api.deps import AsAdmin, AsViewer, Context, ReadAsAdmin, ReadAsViewer
 from app.api.documented import documented
 from app.api.listing import Listing
@@ -42,7 +43,7 @@ ADMINS_TO_CHANGE = frozenset({"role", "is_active"})
 async def list_users(caller: ReadAsViewer, asked: Annotated[UserList, Depends(query_of(UserList))]) -> Response:
     """List the tenant's users. `q` looks in name and address."""
     async with caller.read() as reader:
-        return Response(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked), media_type="application/json")
+        return JSONBytes(await LIST.answer(reader, caller.services.cursors, caller.tenant.id, asked))
 
 
 @router.get("/{user_id}", response_model=UserRead, responses=documented(NotFound))
@@ -52,7 +53,7 @@ async def read_user(user_id: Id, caller: ReadAsViewer) -> Response:
         row = await reader.fetch_one(ONE, tenant_id=caller.tenant.id, id=user_id)
     if row is None:
         raise NotFound
-    return Response(to_json(dict(row)), media_type="application/json")
+    return JSONBytes(to_json(dict(row)))
 
 
 @router.post("", status_code=201, responses=documented(EmailTaken, WeakPassword, MailThrottled))
