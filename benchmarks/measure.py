@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 from benchmarks.contenders import BenchmarkFailed, Contender
 from benchmarks.load import Load, Outcome, ask_for
@@ -37,6 +38,13 @@ class Round:
             busy=cpu_seconds / outcome.seconds,
             failures=outcome.failures,
         )
+
+
+class Pair(NamedTuple):
+    """Two rounds, one just after the other."""
+
+    service: Round
+    bare: Round
 
 
 @dataclass(frozen=True)
@@ -73,41 +81,37 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
 
 
-def ratio_of(pairs: Sequence[tuple[Round, Round]]) -> float:
-    """Return the median of the throughputs' ratios, first to second. Neighbours in time share the machine's mood, so each pair is divided by itself."""
-    return median(first.requests_per_second / second.requests_per_second for first, second in pairs)
+def ratio_of(pairs: Sequence[Pair]) -> float:
+    """Return the median of the throughputs' ratios. Neighbours in time share the machine's mood, so each pair is divided by itself."""
+    return median(pair.service.requests_per_second / pair.bare.requests_per_second for pair in pairs)
 
 
 def compare(
     executor: Executor,
-    name: str,
     service: tuple[Contender, Load],
     bare: tuple[Contender, Load],
     *,
     rounds: int,
     seconds: float,
     progress: Callable[[str], None],
-) -> list[Row]:
-    """Measure both in turn and return the bare handler's row and the service's. `executor` runs the load in a process of its own."""
+) -> list[Pair]:
+    """Measure both in turn and return each round's pair. `executor` runs the load in a process of its own."""
 
     def one_round(side: tuple[Contender, Load], duration: float) -> Round:
         contender, load = side
-        progress(f"{name}: {contender.name}")
+        progress(contender.name)
         before = contender.cpu_seconds()
         outcome = executor.submit(ask_for, duration, load).result()
         return Round.of(outcome, contender.cpu_seconds() - before)
 
     for side in (bare, service):
         one_round(side, min(seconds, WARM_UP_SECONDS))
-    pairs: list[tuple[Round, Round]] = []
+    pairs: list[Pair] = []
     for number in range(rounds):
         # Each goes first every other time, so that a machine that gets slower or faster favours nobody.
         if number % 2:
-            pairs.append((one_round(service, seconds), one_round(bare, seconds)))
+            pairs.append(Pair(one_round(service, seconds), one_round(bare, seconds)))
         else:
             other = one_round(bare, seconds)
-            pairs.append((one_round(service, seconds), other))
-    return [
-        Row.of(f"{name}, bare", [second for _, second in pairs], 1.0),
-        Row.of(f"{name}, service", [first for first, _ in pairs], ratio_of(pairs)),
-    ]
+            pairs.append(Pair(one_round(service, seconds), other))
+    return pairs

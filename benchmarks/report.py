@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Row
+from benchmarks.measure import Pair, Row, ratio_of
 
 LOWEST_RATIO = 0.4
 LARGEST_LOSS = 0.1
@@ -24,6 +24,12 @@ class Comparison:
     data: str
     bare: Row
     service: Row
+
+    @classmethod
+    def of(cls, endpoint: str, data: str, pairs: Sequence[Pair]) -> "Comparison":
+        """Sum up what was measured of one endpoint on one set of data."""
+        bare = Row.of(f"{endpoint}, {data}, bare", [pair.bare for pair in pairs], 1.0)
+        return cls(endpoint, data, bare, Row.of(f"{endpoint}, {data}, service", [pair.service for pair in pairs], ratio_of(pairs)))
 
 
 def show(console: Console, comparisons: Sequence[Comparison]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks.contenders import BenchmarkFailed
 from benchmarks.load import Outcome
-from benchmarks.measure import Round, Row, percentile, ratio_of
+from benchmarks.measure import Pair, Round, Row, percentile, ratio_of
 
 
 def round_with(requests_per_second: float, **values: float) -> Round:
@@ -43,10 +43,10 @@ def test_a_round_without_an_answer_fails() -> None:
 
 def test_the_ratio_is_the_median_of_the_pairs_not_the_ratio_of_the_medians() -> None:
     # The machine halved its speed after the first pair: each pair still says the same.
-    pairs = [(round_with(400), round_with(1000)), (round_with(200), round_with(500)), (round_with(200), round_with(500))]
+    pairs = [Pair(round_with(400), round_with(1000)), Pair(round_with(200), round_with(500)), Pair(round_with(200), round_with(500))]
     assert ratio_of(pairs) == pytest.approx(0.4)
     # One bad round does not count.
-    assert ratio_of([*pairs, (round_with(10), round_with(1000)), (round_with(400), round_with(1000))]) == pytest.approx(0.4)
+    assert ratio_of([*pairs, Pair(round_with(10), round_with(1000)), Pair(round_with(400), round_with(1000))]) == pytest.approx(0.4)
 
 
 def test_a_row_holds_medians_and_the_failures_of_all_rounds() -> None:
