@@ -5,10 +5,9 @@ meanwhile shift nothing: every row that was there throughout is seen exactly onc
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Select, bindparam, func, or_, select, tuple_
@@ -24,8 +23,7 @@ from app.utils.json import to_json
 DEEPEST_ROW = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """Which parts a list's statement has; one statement is compiled for each shape that is asked for."""
 
     sort: str

@@ -5,6 +5,7 @@ FastAPI can do this itself, by looking at each field anew for each request: half
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +19,7 @@ def query_of(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
 
     async def read(request: Request) -> Model:
         try:
-            return model.model_validate(dict(request.query_params))
+            return model.model_validate(dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)))
         except ValidationError as error:
             raise RequestValidationError([{**item, "loc": ("query", *item["loc"])} for item in error.errors()]) from None
 

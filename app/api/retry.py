@@ -3,6 +3,7 @@
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
+from app.core import attempts
 from app.core.exceptions import Overloaded
 from app.database_faults import TransactionConflict
 
@@ -10,12 +11,13 @@ ATTEMPTS = 3
 
 
 class RetryingRoute(APIRoute):
-    """A route whose request is run up to three times. Nothing of a lost attempt remains: its transaction was rolled back, and nothing was answered."""
+    """A route whose request is run up to three times. Of a lost attempt nothing remains but what `app.core.attempts` notes: it was rolled back."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET":
             await super().handle(scope, receive, send)
             return
+        attempts.start()
         received: list[Message] = []
         for _ in range(ATTEMPTS):
             try:

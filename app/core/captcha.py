@@ -14,6 +14,7 @@ from altcha import Payload, create_challenge, verify_solution
 from sqlalchemy.dialects.postgresql import insert
 
 from app.config import Settings
+from app.core import attempts
 from app.core.account_exceptions import CaptchaInvalid, CaptchaRequired
 from app.database import Database
 from app.models import SpentChallenge
@@ -53,11 +54,14 @@ class Captcha:
         if not solution:
             raise CaptchaRequired
         digest, expires_at = self._judge(solution)
+        if attempts.has(digest):
+            return
         spending = insert(SpentChallenge).values(digest=digest, expires_at=expires_at).on_conflict_do_nothing().returning(SpentChallenge.digest)
         async with self._database.transaction(None) as session:
             spent = (await session.execute(spending)).scalar_one_or_none()
         if spent is None:
             raise CaptchaInvalid
+        attempts.note(digest)
 
     def _judge(self, solution: str) -> tuple[bytes, datetime]:
         """Return what a right solution is remembered by, and until when. Raises `CaptchaInvalid`.

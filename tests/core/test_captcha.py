@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from altcha import Challenge, Payload, solve_challenge
 from httpx import AsyncClient
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.core import captcha as captcha_module
 from app.core.account_exceptions import CaptchaInvalid, CaptchaRequired
 from app.core.captcha import LONGEST_SOLUTION, Captcha
+from app.database_faults import TransactionConflict
+from app.services import registration
 from app.services.container import Services
 from tests.api.answers import accepted, refused
 from tests.api.world import newcomer
@@ -209,6 +212,25 @@ async def test_registration_takes_a_solution_once(demanding: AsyncClient) -> Non
     assert document["errors"][0]["loc"] == ["body", "captcha"]
     solution = solved(accepted(await demanding.get(CAPTCHA)))
     accepted(await demanding.post(REGISTER, json=newcomer(captcha=solution)), 201)
+    refused(await demanding.post(REGISTER, json=newcomer(captcha=solution)), 422, "captcha_invalid")
+
+
+async def test_a_registration_that_is_run_again_after_a_lost_transaction_needs_no_second_solution(
+    demanding: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, calls = registration.lock_tenant_names, 0
+
+    async def lose_at_first(session: AsyncSession) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise TransactionConflict("lost against another transaction")
+        await lock(session)
+
+    monkeypatch.setattr(registration, "lock_tenant_names", lose_at_first)
+    solution = solved(accepted(await demanding.get(CAPTCHA)))
+    accepted(await demanding.post(REGISTER, json=newcomer(captcha=solution)), 201)
+    assert calls == 2
     refused(await demanding.post(REGISTER, json=newcomer(captcha=solution)), 422, "captcha_invalid")
 
 
