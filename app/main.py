@@ -58,10 +58,11 @@ def middleware_of(services: Services) -> list[Middleware]:
         *([Middleware(TrustedProxyMiddleware, settings.trusted_proxies)] if settings.trusted_proxies else []),
         Middleware(RequestContextMiddleware),
         Middleware(SecurityHeadersMiddleware),
+        # Outside of what answers errors, which have no body either.
+        Middleware(HeadMiddleware),
         # Twice: CORS refuses by itself, and what is refused further in needs its headers.
         *([Middleware(ErrorMiddleware), Middleware(ProblemCORSMiddleware, **cors_of(settings))] if settings.allowed_origins else []),
         Middleware(ErrorMiddleware),
-        Middleware(HeadMiddleware),
         Middleware(TrustedHostMiddleware, settings.allowed_hosts),
         Middleware(BodyLimitMiddleware, settings.max_body_bytes, settings.body_timeout),
         Middleware(TenantMiddleware, services.tenants, settings.base_domain),

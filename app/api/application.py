@@ -14,7 +14,7 @@ class Application(FastAPI):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, without asking anew for each whether telemetry is on."""
+        """Pass the request on, as Starlette does. FastAPI would ask for each anew whether its telemetry is on, which is off, and for a root path of its own."""
         scope["app"] = self
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()

@@ -48,7 +48,10 @@ class Captcha:
         return made.to_dict()
 
     async def demand(self, solution: str | None) -> None:
-        """Use a solution up, where this installation demands one. Raises `CaptchaRequired`, `CaptchaInvalid`."""
+        """Use a solution up, where this installation demands one. Raises `CaptchaRequired`, `CaptchaInvalid`.
+
+        It stays used up where the request comes to nothing afterwards; only a request that is run again by itself has spent it for all its attempts.
+        """
         if not self._required:
             return
         if not solution:

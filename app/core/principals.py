@@ -51,11 +51,12 @@ class PrincipalDirectory:
 
     def __init__(self, database: Database, redis: RedisGateway) -> None:
         self._database = database
-        self._cache: StampedCache[Claims, Principal] = StampedCache(redis)
+        self._cache: StampedCache[tuple[UUID, UUID, UUID], Principal] = StampedCache(redis)
 
     async def find(self, claims: Claims, stamp: Stamp | None) -> Principal:
         """Return the user of a token. Raises `TokenRevoked` where the user or the session is gone, deactivated or ended."""
-        principal = self._cache.get(claims, stamp)
+        key = (claims.tenant_id, claims.user_id, claims.session_id)
+        principal = self._cache.get(key, stamp)
         if principal is None:
             async with self._database.read(claims.tenant_id) as reader:
                 row = await reader.fetch_one(_FIND, tenant_id=claims.tenant_id, user_id=claims.user_id, session_id=claims.session_id)
@@ -63,5 +64,5 @@ class PrincipalDirectory:
                 raise TokenRevoked
             principal = Principal(*row.values())
             if stamp is not None:
-                self._cache.put(claims, principal, stamp)
+                self._cache.put(key, principal, stamp)
         return principal

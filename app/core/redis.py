@@ -49,6 +49,12 @@ class PackedCall:
         self.script = script
         self.packed = pack("EVALSHA", script.digest, *arguments)
 
+    def with_text(self) -> bytes:
+        """Return the same call with the script itself in place of its name."""
+        name, text = pack("EVALSHA", self.script.digest), pack("EVAL", self.script.text)
+        # Behind each one's number of parts, which is not the whole call's.
+        return self.packed.replace(name[name.index(b"\n") + 1 :], text[text.index(b"\n") + 1 :], 1)
+
 
 class RedisGateway:
     """A Redis client whose breaker opens at the first failure and closes when a probe, once a second, gets an answer."""
@@ -110,12 +116,10 @@ class RedisGateway:
             try:
                 return await self._pipeline.send(call.packed)
             except ResponseError as error:
-                # A restarted server has forgotten its scripts. What is sent together is done together, so nobody can have it forget them in between.
+                # A restarted server has forgotten its scripts; EVAL has it remember.
                 if not str(error).startswith("NOSCRIPT"):
                     raise
-                loaded, answer = self._pipeline.send(pack("SCRIPT", "LOAD", call.script.text)), self._pipeline.send(call.packed)
-                await loaded
-                return await answer
+                return await self._pipeline.send(call.with_text())
         except AWAY as error:
             self.failed(error)
             raise RedisAway from error

@@ -22,7 +22,7 @@ VERIFIED_TOKENS = 20_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Claims:
-    """What a verified access token says. A token's claims are one object for as long as they are remembered, and stand for its bearer in other caches."""
+    """What a verified access token says. While a token is remembered its claims are one object, which the rate limiter remembers its caller by."""
 
     user_id: UUID
     tenant_id: UUID

@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
+from select import PIPE_BUF
 from typing import Any, BinaryIO
 
 import structlog
@@ -22,7 +23,10 @@ REDACTED = "[redacted]"
 
 
 class RequestLines:
-    """Writes the lines of all requests that end in one turn of the event loop together: a write is a call to the kernel, and half of what a line costs."""
+    """Writes the lines of requests that end in one turn of the event loop together: a write is a call to the kernel, and half of what a line costs.
+
+    No more than a pipe takes in one piece, so that the lines of several processes that share one stay whole.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -36,8 +40,16 @@ class RequestLines:
 
     def _write(self) -> None:
         lines, self._lines = self._lines, []
-        # In one piece: other lines come from other threads.
-        self._file.write(b"\n".join((*lines, b"")))
+        piece = b""
+        for line in lines:
+            if piece and len(piece) + len(line) >= PIPE_BUF:
+                self._flush(piece)
+                piece = b""
+            piece += line + b"\n"
+        self._flush(piece)
+
+    def _flush(self, piece: bytes) -> None:
+        self._file.write(piece)
         self._file.flush()
 
 

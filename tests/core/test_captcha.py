@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import pytest
 from altcha import Challenge, Payload, solve_challenge
@@ -15,6 +17,7 @@ from httpx import AsyncClient
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
+from app.core import attempts
 from app.core import captcha as captcha_module
 from app.core.account_exceptions import CaptchaInvalid, CaptchaRequired
 from app.core.captcha import LONGEST_SOLUTION, Captcha
@@ -232,6 +235,28 @@ async def test_a_registration_that_is_run_again_after_a_lost_transaction_needs_n
     accepted(await demanding.post(REGISTER, json=newcomer(captcha=solution)), 201)
     assert calls == 2
     refused(await demanding.post(REGISTER, json=newcomer(captcha=solution)), 422, "captcha_invalid")
+
+
+async def test_a_solution_that_was_not_spent_because_the_spending_was_lost_is_spent_by_the_next_attempt(
+    captcha: Captcha, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solution = solved(captcha.challenge())
+    attempts.start()
+    with monkeypatch.context() as losing:
+        losing.setattr(captcha._database, "transaction", lost)
+        with pytest.raises(TransactionConflict):
+            await captcha.demand(solution)
+    await captcha.demand(solution)
+    attempts.start()
+    with pytest.raises(CaptchaInvalid):
+        await captcha.demand(solution)
+
+
+@asynccontextmanager
+async def lost(tenant_id: UUID | None) -> AsyncIterator[AsyncSession]:
+    """Be a transaction that loses against another one."""
+    raise TransactionConflict("lost against another transaction")
+    yield
 
 
 async def test_a_registration_that_is_refused_for_its_password_uses_no_solution_up(demanding: AsyncClient) -> None:

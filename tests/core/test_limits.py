@@ -17,7 +17,7 @@ from app.config import Settings, TierLimits, default_tiers
 from app.core.limits import limit_headers, policy_of
 from app.core.networks import network_of
 from app.core.redis import PackedCall
-from app.core.security import AccessTokens
+from app.core.security import AccessTokens, Claims
 from app.core.token_bucket import Bucket, BucketState
 from app.models import Role
 from app.services.container import Services
@@ -342,6 +342,17 @@ async def test_all_keys_of_one_call_share_a_hash_tag(
     assert [len(keys) for keys in calls] == [4, 1]
     tags = [{re.findall(r"\{([^}]+)\}", key)[0] for key in keys} for keys in calls]
     assert tags == [{f"t:{person.tenant.id}"}, {f"a:{network_of(address)}"}]
+
+
+async def test_only_so_many_callers_are_remembered_and_the_oldest_is_forgotten(factory: Factory, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.core.limits.REMEMBERED_CALLERS", 3)
+    services = Services.from_settings(settings)
+    tenant = await factory.tenant()
+    callers = [Claims(uuid4(), tenant.id, uuid4(), Role.MEMBER, 0) for _ in range(5)]
+    for caller in (*callers, callers[-1]):
+        await services.limiter.admit(tenant, caller)  # type: ignore[arg-type]  # has the fields
+    assert list(services.limiter._of_callers) == callers[-3:]
+    await services.close()
 
 
 async def test_users_of_one_tenant_share_its_bucket_and_not_each_others(stranger: AsyncClient, factory: Factory) -> None:

@@ -12,7 +12,7 @@ from httpx import AsyncClient, Response
 from redis.asyncio import Redis
 
 from app.config import Settings
-from app.core.redis import PROBE_SECONDS, RedisAway, RedisGateway
+from app.core.redis import PROBE_SECONDS, PackedCall, RedisAway, RedisGateway, Script
 from app.services.container import Services
 from app.utils.logging import request_state
 from deploy.local.memory import free_port
@@ -302,6 +302,17 @@ async def test_a_flushed_redis_goes_on_at_once(settings: Settings, factory: Fact
         assert {answer.status_code for answer in await ask(client, person, 3)} == {200}
         services: Services = app.state.services
         assert not services.redis.is_away
+
+
+async def test_a_flushed_redis_is_told_its_scripts_by_a_user_who_may_not_manage_them(own_valkey: Valkey) -> None:
+    await own_valkey.run("ACL", "SETUSER", "narrow", "on", ">password", "~*", "+@all", "-script")
+    url = own_valkey.url.replace("redis://:" + own_valkey.url.split("@")[0].rpartition(":")[2], "redis://narrow:password")
+    async with gateway(url) as made:
+        for _ in range(2):
+            call = PackedCall(Script("return {KEYS[1], ARGV[1]}"), 1, "key", "EVALSHA")
+            assert [await made.run_packed(call) for _ in range(2)] == [[b"key", b"EVALSHA"]] * 2
+            await own_valkey.run("SCRIPT", "FLUSH")
+        assert not made.is_away
 
 
 async def test_a_demoted_redis_is_fallen_back_from(settings: Settings, factory: Factory, own_valkey: Valkey) -> None:

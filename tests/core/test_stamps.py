@@ -102,7 +102,7 @@ async def test_a_change_of_one_user_leaves_what_is_known_of_others(client: Async
     admin = await factory.person()
     member = await factory.person(admin.tenant, Role.MEMBER)
     await warm(client, admin)
-    key = services.tokens.verify(admin.token)
+    key = (admin.tenant.id, admin.user.id, admin.session_id)
     known = services.principals._cache.peek(key)
     assert known is not None
     await client.patch(f"/api/v1/users/{member.user.id}", headers=admin.headers, json={"role": "viewer"})

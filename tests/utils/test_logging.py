@@ -4,9 +4,12 @@ import asyncio
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
+from itertools import pairwise
+from select import PIPE_BUF
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -14,6 +17,8 @@ from uuid import uuid4
 import httpx
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.config import Settings
 from app.core.security import Claims
@@ -168,6 +173,19 @@ async def test_the_line_of_a_request_is_what_structlog_would_write(configure: Co
 
 
 async def test_requests_that_end_in_one_turn_of_the_event_loop_are_written_together_each_in_a_line_of_its_own() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as there, os.fdopen(writing, "wb") as here:
+        lines = RequestLines(here)
+        for number in range(3):
+            lines.add(b'{"number": %d}' % number)
+        await asyncio.sleep(0)
+        lines.add(b"{}")
+        await asyncio.sleep(0)
+        assert there.read(PIPE_BUF) == b'{"number": 0}\n{"number": 1}\n{"number": 2}\n{}\n'
+
+
+@given(st.lists(st.integers(0, PIPE_BUF + 100), min_size=1, max_size=50))
+def test_whole_lines_are_written_in_pieces_that_a_pipe_takes_as_one(lengths: list[int]) -> None:
     written: list[bytes] = []
 
     class File(io.BytesIO):
@@ -175,13 +193,17 @@ async def test_requests_that_end_in_one_turn_of_the_event_loop_are_written_toget
             written.append(data)
             return len(data)
 
-    lines = RequestLines(File())
-    for number in range(3):
-        lines.add(b'{"number": %d}' % number)
-    await asyncio.sleep(0)
-    lines.add(b"{}")
-    await asyncio.sleep(0)
-    assert written == [b'{"number": 0}\n{"number": 1}\n{"number": 2}\n', b"{}\n"]
+    async def log() -> None:
+        lines = RequestLines(File())
+        for length in lengths:
+            lines.add(b"x" * length)
+        await asyncio.sleep(0)
+
+    asyncio.run(log())
+    assert b"".join(written) == b"".join(b"x" * length + b"\n" for length in lengths)
+    assert all(piece.endswith(b"\n") and (len(piece) <= PIPE_BUF or piece.count(b"\n") == 1) for piece in written)
+    # No smaller ones than it takes.
+    assert all(len(piece) + len(following.partition(b"\n")[0]) + 1 > PIPE_BUF for piece, following in pairwise(written))
 
 
 async def test_for_a_person_the_line_of_a_request_is_no_json_and_below_the_level_it_is_not_written(configure: Configure) -> None:
