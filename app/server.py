@@ -10,13 +10,9 @@ from typing import Annotated
 import structlog
 import typer
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.config import BadSettings, get_settings
-from app.core.exceptions import BadRequest
-from app.core.problems import problem
-from app.middleware.request_context import new_request_id
-from app.middleware.security_headers import API_POLICY, COMMON
+from app.http_protocol import Protocol
 from app.services.container import Readiness
 from app.utils.metrics import MetricsUnavailable, serve_metrics
 
@@ -24,29 +20,10 @@ log = structlog.get_logger(__name__)
 
 # A half-sent body would otherwise hold a stopping process for ever.
 GRACEFUL_SECONDS = 20
+# Longer than load balancers keep a connection that is not used, which is a minute with most: one that we close just as they send is a failure to them.
+KEEP_ALIVE_SECONDS = 75
 # New objects, then collections of each younger generation, before one is collected.
 COLLECT_AFTER = (10_000, 20, 20)
-
-
-class ProblemProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, whose refusals have the form and the headers of all others.
-
-    What is no HTTP request never becomes one, so no middleware sees it, and uvicorn would answer with a line of text.
-    """
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be read, and hang up: nobody knows where the next request would begin."""
-        request_id = new_request_id()
-        response = problem(BadRequest("This cannot be read as an HTTP/1.1 request."), {"state": {"request_id": request_id}})
-        response.headers.update({**COMMON, "Content-Security-Policy": API_POLICY, "Cache-Control": "no-store", "X-Request-ID": request_id})
-        response.headers.update({"X-Process-Time": "0.000000", "Server-Timing": "app;dur=0.000", "Connection": "close"})
-        headers = (b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *response.raw_headers))
-        self.transport.write(b"".join((STATUS_LINE[400], *headers, b"\r\n", bytes(response.body))))
-        self.transport.close()
-        log.info("request", method=None, path=None, status=400, duration_ms=0.0, request_id=request_id)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: whoever offers to speak another protocol is answered in this one, and must not fill the log."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -97,12 +74,13 @@ def main(
         sys.exit(str(error))
     from app.main import app  # noqa: PLC0415 (makes the application, and so wants settings that are fit)
 
+    Protocol.head_seconds = settings.body_timeout
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="uvloop",
-        http=ProblemProtocol,
+        http=Protocol,
         # Left to uvicorn, a handshake is refused past all middleware, and in another form.
         ws="none",
         lifespan="on",
@@ -112,6 +90,7 @@ def main(
         proxy_headers=False,
         server_header=False,
         date_header=True,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
     spare_the_collector()

@@ -7,7 +7,7 @@ Refusal
 ├── NotFound 404          TenantNotFound ProjectNotFound
 ├── MethodNotAllowed 405 · RequestTimeout 408
 ├── Conflict 409          EmailTaken SlugTaken SubdomainTaken LastAdmin
-├── ContentTooLarge 413 · UnsupportedMediaType 415
+├── ContentTooLarge 413 · UnsupportedMediaType 415 · HeadTooLarge 431
 ├── Unprocessable 422     InvalidCursor PageTooDeep WeakPassword OwnerNotFound
 ├── RateLimited 429
 ├── InternalError 500
@@ -205,6 +205,13 @@ class UnsupportedMediaType(Refusal):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class HeadTooLarge(Refusal):
+    """The request has too many headers, or too long ones."""
+
+    status = 431
+    code = "headers_too_large"
 
 
 class Unprocessable(Refusal):

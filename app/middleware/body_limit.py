@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable
-from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,10 +10,6 @@ from app.core.exceptions import BadRequest, ContentTooLarge, Unprocessable, Unsu
 from app.middleware.trusted_host import header
 
 LONGEST_LENGTH = 15
-# What is swallowed of a body that was refused, and how long a pause in it is waited out.
-SWALLOWED_BYTES, PAUSE_SECONDS = 16_777_216, 0.2
-
-
 # More than any operation knows. A line of a mebibyte has room for half a million, which would take half a second to read, though none is used.
 MOST_PARAMETERS = 50
 
@@ -33,7 +28,7 @@ class BodyLimitMiddleware:
         if scope["query_string"].count(b"&") >= MOST_PARAMETERS:
             raise Unprocessable(f"There may be {MOST_PARAMETERS} query parameters at most.", location=("query",))
         length = header(scope, b"content-length")
-        if (length is None or length == "0") and header(scope, b"transfer-encoding") is None:
+        if not (length or "").strip("0") and header(scope, b"transfer-encoding") is None:
             return self.app(scope, receive, send)
         return self._with_body(length, scope, receive, send)
 
@@ -41,8 +36,6 @@ class BodyLimitMiddleware:
         if length is not None and not length.isdecimal():
             raise BadRequest("Content-Length must be a number.")
         if length is not None and (len(length) > LONGEST_LENGTH or int(length) > self._max_bytes):
-            if "close" in (header(scope, b"connection") or "").lower() and header(scope, b"expect") is None:
-                await _swallow(receive)
             raise ContentTooLarge(f"The body may have {self._max_bytes} bytes at most.")
         media_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
         if media_type != "application/json":
@@ -74,19 +67,3 @@ class BodyLimitMiddleware:
             return message
 
         return limited
-
-
-async def _swallow(receive: Receive) -> None:
-    """Read what is being sent already, and throw it away, within bounds.
-
-    A client that wants the connection closed would see it reset, since there is something unread, and many read no answer before they have sent all.
-    From a connection that goes on, the server reads the rest by itself.
-    """
-    swallowed = 0
-    with suppress(TimeoutError):
-        while swallowed < SWALLOWED_BYTES:
-            async with asyncio.timeout(PAUSE_SECONDS):
-                message = await receive()
-            swallowed += len(message.get("body", b""))
-            if not message.get("more_body", False):
-                return

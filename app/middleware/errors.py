@@ -4,6 +4,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.problems import answer
 
+# Where the server leaves why it could not read a request: what is no request is refused as all others are, with their headers, log line and form.
+REFUSAL = "app.refusal"
+
 
 class ErrorMiddleware:
     """Answers every error. One that comes after the response has begun is raised on, so that the server breaks the connection off."""
@@ -16,6 +19,8 @@ class ErrorMiddleware:
             await self.app(scope, receive, send)
             return
         try:
+            if REFUSAL in scope:
+                raise scope[REFUSAL]
             await self.app(scope, receive, send)
         except Exception as error:
             response = answer(error, scope)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -83,6 +83,16 @@ class LiveServer:
                 pass
             return _read_answer(connection), sent
 
+    def exchange(self, *parts: bytes, pause: float = 0.05, timeout: float = PATIENCE_SECONDS) -> list[Answer]:
+        """Write the parts as segments of their own, and return all answers until the server has closed the connection. A reset is a `ConnectionResetError`."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(pause)
+            received = b"".join(iter(lambda: connection.recv(65_536), b""))
+        return answers_in(received)
+
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
@@ -102,6 +112,18 @@ def _free_port() -> int:
         return port
 
 
+def answers_in(received: bytes) -> list[Answer]:
+    """Take apart what came over a connection."""
+    answers = []
+    while received:
+        head, _, received = received.partition(b"\r\n\r\n")
+        answer = _answer_of(head)
+        length = int(answer.headers.get("content-length", 0))
+        answers.append(replace(answer, body=received[:length]))
+        received = received[length:]
+    return answers
+
+
 def _read_answer(connection: socket.socket) -> Answer:
     received = b""
     while b"\r\n\r\n" not in received:
@@ -110,10 +132,14 @@ def _read_answer(connection: socket.socket) -> Answer:
             raise ConnectionError(f"the server hung up after {received!r}")
         received += more
     head, _, body = received.partition(b"\r\n\r\n")
-    status_line, *lines = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-    while len(body) < int(headers.get("content-length", 0)) and (more := connection.recv(65_536)):
+    answer = _answer_of(head)
+    while len(body) < int(answer.headers.get("content-length", 0)) and (more := connection.recv(65_536)):
         body += more
+    return replace(answer, body=body)
+
+
+def _answer_of(head: bytes) -> Answer:
+    status_line, *lines = head.decode("latin-1").split("\r\n")
     found = re.match(r"HTTP/1\.[01] (\d{3})", status_line)
     assert found is not None, status_line
-    return Answer(int(found[1]), headers, body)
+    return Answer(int(found[1]), {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}, b"")

@@ -1,0 +1,278 @@
+"""HTTP/1.1 on a connection: uvicorn's protocol over llhttp, made strict about where a request begins and ends (RFC 9112).
+
+A server and a proxy that disagree about that let one client put words into another's mouth. What differs from uvicorn's protocol:
+
+- What cannot be read is refused through the whole application, behind the answers that are still due, so it looks as every other refusal.
+- Trailers are no headers. An offer to speak another protocol is ignored, and the body behind it read.
+- Heads have a largest size and a longest time.
+- An answer that is given before the request is here whole is the connection's last, and what the client still sends is read before it is closed.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, NoReturn, cast
+from urllib.parse import unquote
+
+import httptools
+from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.core.exceptions import BadRequest, HeadTooLarge, Refusal, RequestTimeout
+from app.middleware.errors import REFUSAL
+
+# What a head may have, give or take what came in one piece with its beginning.
+MOST_HEAD_BYTES, MOST_HEADER_LINES = 131_072, 200
+# Chunks of one byte take six; what a client spends on their framing beyond that is no honest body.
+CHUNK_OVERHEAD = 5
+# How long, and how much of it, is read of what nobody wants any more.
+LINGER_SECONDS, MOST_DISCARDED_BYTES = 10.0, 16_777_216
+
+_LOOKED_AT = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
+_AUTHORITY = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
+_NO_REQUEST = {"method": "", "path": "", "raw_path": b"", "query_string": b""}
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    # Set to BODY_TIMEOUT by whoever serves: uvicorn makes the protocol, and knows nothing of our settings.
+    head_seconds: ClassVar[float] = 30.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it: asyncio names the base of all transports
+        """Wait for the first request no longer than for a next one."""
+        super().connection_made(transport)
+        self._in_head = False
+        self._deaf = False
+        self._bytes = self._body_bytes = self._discarded = 0
+        self._hidden_framing: bytes | None = None
+        self._made_up = False
+        self._refusal: Refusal | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget all timers."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self._set_timer(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; refuse what cannot be read, and a head that is too large."""
+        if self._deaf:
+            self._discard(len(data))
+            return
+        self._bytes += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self._break_off(self._refusal or BadRequest("This cannot be read as an HTTP/1.1 request."))
+            return
+        if self._in_head:
+            if self._bytes > MOST_HEAD_BYTES:
+                self._break_off(HeadTooLarge())
+            elif self._timer is None:
+                self._set_timer(self.head_seconds, self._head_is_late)
+        elif self._bytes > MOST_HEAD_BYTES and self._bytes - self._body_bytes > MOST_HEAD_BYTES + CHUNK_OVERHEAD * self._body_bytes:
+            self._break_off(HeadTooLarge())
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._read_on()
+            else:
+                return
+
+    def _read_on(self) -> None:
+        """Go on in HTTP behind a head that offers another protocol (RFC 9110, section 7.8: a server may ignore it).
+
+        llhttp takes that for the end of all HTTP, the request's own body included. So another parser reads the rest, and is told in a head of our
+        making what the body looks like.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        framing, self._hidden_framing = self._hidden_framing, None
+        if framing is not None:
+            self._made_up = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+            self._made_up = False
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        if self._made_up:
+            return
+        super().on_message_begin()
+        self._unset_keepalive_if_required()
+        self._in_head = True
+        self._bytes = self._body_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, without the white space around it (RFC 9110, section 5.5), or a trailer, which nobody looks at."""
+        self.headers.append((name.lower(), value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Have the application answer the request, after those before it."""
+        if self._made_up:
+            return
+        self._in_head = False
+        if self._timer is not None:
+            self._set_timer(None)
+        # What comes from now on are trailers: taken for headers, they could say who is calling, from where, and for which tenant.
+        headers, self.headers = self.headers, []
+        version = self.parser.get_http_version()
+        method = self.parser.get_method()
+        url = httptools.parse_url(self.url)
+        expects = self._look_at(method, version, headers, url.schema is not None)
+        path = url.path or b"/"
+        text = path.decode("ascii")
+        self.scope["method"] = method.decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = unquote(text) if "%" in text else text
+        self.scope["raw_path"] = path
+        self.scope["query_string"] = url.query or b""
+        self._serve(Cycle(self, keep_alive=version != "1.0" and self.parser.should_keep_alive(), expects=expects and version != "1.0"))
+
+    def _look_at(self, method: bytes, version: str, headers: list[tuple[bytes, bytes]], is_absolute: bool) -> bool:
+        """Refuse a head that others might read in another way than we do. Returns whether the client waits for "100 Continue"."""
+        if len(headers) > MOST_HEADER_LINES:
+            self._refuse(HeadTooLarge())
+        if method == b"CONNECT" or version not in ("1.1", "1.0"):
+            self._refuse(BadRequest("This service speaks HTTP/1.1 and HTTP/1.0, and is no proxy."))
+        expects, framing = False, None
+        for name, value in headers:
+            if name not in _LOOKED_AT:
+                continue
+            if name == b"host":
+                if is_absolute and not _names(self.url, value):
+                    self._refuse(BadRequest("The request's target and its Host header must name the same host."))
+            elif name == b"transfer-encoding":
+                if value.lower() != b"chunked" or version == "1.0":
+                    self._refuse(BadRequest("The only transfer coding that is understood is `chunked`, in HTTP/1.1."))
+                framing = b"Transfer-Encoding: chunked"
+            elif name == b"content-length":
+                framing = b"Content-Length: %b" % value if value.strip(b"0") else None
+            else:
+                expects = value.lower() == b"100-continue"
+        self._hidden_framing = framing if self.parser.should_upgrade() else None
+        return expects
+
+    def _refuse(self, refusal: Refusal) -> NoReturn:
+        """Have the parser give up, whose callbacks are called from C."""
+        self._refusal = refusal
+        raise refusal
+
+    def on_body(self, body: bytes) -> None:
+        """Hand a part of the body on."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request, unless its body is only hidden."""
+        if self._hidden_framing is None:
+            super().on_message_complete()
+
+    def _serve(self, cycle: "Cycle") -> None:
+        before, self.cycle = self.cycle, cycle
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _break_off(self, refusal: Refusal) -> None:
+        """Refuse what was begun, after the answers that are due, and read no more: nobody knows where a next request would begin."""
+        self._deaf = True
+        self._set_timer(None)
+        if self.cycle is not None and self.cycle.more_body:
+            cast(Cycle, self.cycle).break_body()
+            return
+        super().on_message_begin()
+        self.scope.update({**_NO_REQUEST, REFUSAL: refusal})  # type: ignore[typeddict-item]  # ASGI lets servers add keys of their own
+        self._unset_keepalive_if_required()
+        self._serve(Cycle(self, keep_alive=False, expects=False))
+
+    def _head_is_late(self) -> None:
+        if self.flow.read_paused:
+            # It may be there; the requests before it are what takes long.
+            self._set_timer(self.head_seconds, self._head_is_late)
+        else:
+            self._break_off(RequestTimeout("The head of the request did not arrive in time."))
+
+    def part(self) -> None:
+        """Close the connection as soon as the client does, and do so ourselves after a while.
+
+        Closed with something unread in it, it would be reset, and the answer lost on a client that reads none before it has sent all (RFC 9112, section 9.6).
+        """
+        self._deaf = True
+        self.pipeline.clear()
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+            self.flow.resume_reading()
+            self._set_timer(LINGER_SECONDS, self.transport.close)
+
+    def _discard(self, count: int) -> None:
+        self._discarded += count
+        if self._discarded > MOST_DISCARDED_BYTES:
+            self.transport.close()
+
+    def _set_timer(self, seconds: float | None, action: Callable[[], None] | None = None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None or action is None else self.loop.call_later(seconds, action)
+
+
+class Cycle(RequestResponseCycle):
+    """A request and its answer."""
+
+    def __init__(self, protocol: Protocol, *, keep_alive: bool, expects: bool) -> None:
+        super().__init__(
+            scope=protocol.scope,
+            transport=protocol.transport,
+            flow=protocol.flow,
+            logger=protocol.logger,
+            access_logger=protocol.access_logger,
+            access_log=protocol.access_log,
+            default_headers=protocol.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expects,
+            keep_alive=keep_alive,
+            on_response=protocol.on_response_complete,
+        )
+        self._part = protocol.part
+        self._broken = False
+
+    def break_body(self) -> None:
+        """Say that the rest of the body cannot be read."""
+        self._broken = True
+        self.message_event.set()
+
+    async def receive(self) -> Any:
+        """Return the next part of the body. Raises `HTTPException`, which FastAPI lets through where it reads a body."""
+        if self._broken and not self.response_complete:
+            raise HTTPException(400)
+        return await super().receive()
+
+    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]  # as good as a coroutine to whoever awaits it, and quicker
+        """Send a part of the answer."""
+        if self.more_body and message["type"] == "http.response.start":
+            self.keep_alive = False
+            self.transport = cast(asyncio.Transport, _Parting(self.transport, self._part))
+        return super().send(message)
+
+
+class _Parting:
+    """A transport to which being closed means to part."""
+
+    def __init__(self, transport: asyncio.Transport, part: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = part
+
+
+def _names(url: bytes, host: bytes) -> bool:
+    """Whether the target is in absolute form (RFC 9112, section 3.2.2) and names that host."""
+    found = _AUTHORITY.match(url)
+    return found is not None and found[1].lower() == host.lower()
