@@ -1,0 +1,99 @@
+"""However the network cuts what a client sends into segments, the same requests come out of it, each with its own body and its own answer."""
+
+import asyncio
+from itertools import pairwise
+from typing import Any
+
+import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
+
+from app.http_protocol import Protocol
+
+BODIES = st.binary(max_size=40) | st.just(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
+OFFER = b"Connection: upgrade\r\nUpgrade: h2c\r\n"
+
+
+class Wire(asyncio.Transport):
+    """A connection that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing more is written after that."""
+
+    def pause_reading(self) -> None:
+        """The test looks after that itself."""
+
+    def resume_reading(self) -> None:
+        """The same."""
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with what arrived, and how many headers."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message["body"]
+        more = message["more_body"]
+    seen = b"%b %d %b;" % (scope["path"].encode(), len(scope["headers"]), body.hex().encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(seen))]})
+    await send({"type": "http.response.body", "body": seen})
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[tuple[bytes, bytes]]:
+    """Return requests as they travel, each with what `echo` says to it."""
+    made = []
+    for number in range(draw(st.integers(1, 4))):
+        headers = b"Host: x\r\n" + draw(st.sampled_from([b"", OFFER]))
+        body = draw(BODIES)
+        framing = draw(st.sampled_from(["none", "length", "chunked", "trailers"]))
+        sent = b""
+        if framing == "none":
+            body = b""
+        elif framing == "length":
+            headers, sent = headers + b"Content-Length: %d\r\n" % len(body), body
+        else:
+            cut = draw(st.integers(0, len(body)))
+            chunks = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (body[:cut], body[cut:]) if chunk)
+            trailers = b"Host: trailing\r\nX: y\r\n" if framing == "trailers" else b""
+            headers, sent = headers + b"Transfer-Encoding: chunked\r\n", chunks + b"0\r\n" + trailers + b"\r\n"
+        path = b"/%d" % number
+        made.append((b"POST " + path + b" HTTP/1.1\r\n" + headers + b"\r\n" + sent, b"%b %d %b;" % (path, headers.count(b"\r\n"), body.hex().encode())))
+    return made
+
+
+async def answers_to(segments: list[bytes]) -> bytes:
+    """Return the bodies of all answers to what comes in these segments, one behind the other."""
+    config = uvicorn.Config(echo, access_log=False, log_config=None, lifespan="off")
+    config.load()
+    wire = Wire()
+    protocol = Protocol(config, ServerState(), {}, asyncio.get_running_loop())
+    protocol.connection_made(wire)
+    for segment in segments:
+        protocol.data_received(segment)
+        for _ in range(12):
+            await asyncio.sleep(0)
+    for _ in range(60):
+        await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    return b"".join(answer.partition(b"\r\n\r\n")[2] for answer in wire.written.split(b"HTTP/1.1 200 OK\r\n"))
+
+
+@settings(max_examples=500, deadline=None)
+@given(requests(), st.lists(st.integers(0, 1_000), max_size=12))
+def test_segments_mean_nothing(made: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
+    stream = b"".join(sent for sent, _ in made)
+    edges = [0, *sorted(cut % len(stream) for cut in cuts), len(stream)]
+    segments = [stream[begin:end] for begin, end in pairwise(edges) if end > begin]
+    assert asyncio.run(answers_to(segments)) == b"".join(said for _, said in made)
