@@ -117,7 +117,9 @@ class Settings(BaseSettings):
     anonymous_requests_per_minute: PositiveInt = 60
     anonymous_burst: PositiveInt = 30
     max_body_bytes: PositiveInt = 1_048_576
-    body_timeout: float = Field(default=30.0, gt=0, description="Seconds a client has to send the head of a request, and again for a whole body")
+    body_timeout: float = Field(
+        default=30.0, gt=0, description="Seconds a client has to send the head of a request, again for a whole body, and to read on in an answer"
+    )
     tiers: Annotated[dict[str, TierLimits], NoDecode] = Field(default_factory=default_tiers)
 
     # Background work

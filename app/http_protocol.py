@@ -4,7 +4,7 @@ A server and a proxy that disagree about that let one client put words into anot
 
 - What cannot be read is refused through the whole application, behind the answers that are still due, so it looks as every other refusal.
 - Trailers are no headers. An offer to speak another protocol is ignored, and the body behind it read.
-- Heads have a largest size and a longest time.
+- Heads have a largest size and a longest time, and answers that are not read a longest time as well.
 - An answer that is given before the request is here whole is the connection's last, and what the client still sends is read before it is closed.
 """
 
@@ -37,7 +37,7 @@ class Protocol(HttpToolsProtocol):
     """One connection."""
 
     # Set to BODY_TIMEOUT by whoever serves: uvicorn makes the protocol, and knows nothing of our settings.
-    head_seconds: ClassVar[float] = 30.0
+    client_seconds: ClassVar[float] = 30.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it: asyncio names the base of all transports
         """Wait for the first request no longer than for a next one."""
@@ -49,6 +49,7 @@ class Protocol(HttpToolsProtocol):
         self._made_up = False
         self._refusal: Refusal | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,6 +57,18 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._set_timer(None)
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read its answers, which may take as long as sending may."""
+        super().pause_writing()
+        self._stuck = self.loop.call_later(self.client_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Write on."""
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Read on; refuse what cannot be read, and a head that is too large."""
@@ -72,7 +85,7 @@ class Protocol(HttpToolsProtocol):
             if self._bytes > MOST_HEAD_BYTES:
                 self._break_off(HeadTooLarge())
             elif self._timer is None:
-                self._set_timer(self.head_seconds, self._head_is_late)
+                self._set_timer(self.client_seconds, self._head_is_late)
         elif self._bytes > MOST_HEAD_BYTES and self._bytes - self._body_bytes > MOST_HEAD_BYTES + CHUNK_OVERHEAD * self._body_bytes:
             self._break_off(HeadTooLarge())
 
@@ -197,7 +210,7 @@ class Protocol(HttpToolsProtocol):
     def _head_is_late(self) -> None:
         if self.flow.read_paused:
             # It may be there; the requests before it are what takes long.
-            self._set_timer(self.head_seconds, self._head_is_late)
+            self._set_timer(self.client_seconds, self._head_is_late)
         else:
             self._break_off(RequestTimeout("The head of the request did not arrive in time."))
 

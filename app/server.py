@@ -74,7 +74,7 @@ def main(
         sys.exit(str(error))
     from app.main import app  # noqa: PLC0415 (makes the application, and so wants settings that are fit)
 
-    Protocol.head_seconds = settings.body_timeout
+    Protocol.client_seconds = settings.body_timeout
     config = uvicorn.Config(
         app,
         host=host,

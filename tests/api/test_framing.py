@@ -216,6 +216,18 @@ def test_a_head_that_waits_behind_a_slow_request_is_not_late(live_server: LiveSe
     assert statuses(answers) == [200, 201, 200]
 
 
+def test_who_does_not_read_its_answers_is_hung_up_on(live_server: LiveServer) -> None:
+    asked = 200
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.connect(("127.0.0.1", live_server.port))
+        connection.settimeout(20)
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * asked)
+        time.sleep(2.5)
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert received.count(b"HTTP/1.1 200 OK") < asked
+
+
 @pytest.mark.parametrize("length", [b"%d ", b" \t%d\t "])
 def test_white_space_around_a_length_means_nothing(live_server: LiveServer, world: World, length: bytes) -> None:
     _, body = new_project()
