@@ -7,7 +7,6 @@ from uuid import UUID
 from sqlalchemy import and_, bindparam, func, select
 
 from app.core.exceptions import TokenRevoked
-from app.core.redis import RedisGateway
 from app.core.security import Claims
 from app.core.stamps import Stamp, StampedCache
 from app.database import Database, Query
@@ -49,9 +48,9 @@ _FIND = Query(
 class PrincipalDirectory:
     """Finds principals, in the process's memory where the stamps allow it."""
 
-    def __init__(self, database: Database, redis: RedisGateway) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._cache: StampedCache[tuple[UUID, UUID, UUID], Principal] = StampedCache(redis)
+        self._cache: StampedCache[tuple[UUID, UUID, UUID], Principal] = StampedCache()
 
     async def find(self, claims: Claims, stamp: Stamp | None) -> Principal:
         """Return the user of a token. Raises `TokenRevoked` where the user or the session is gone, deactivated or ended."""
