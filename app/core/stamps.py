@@ -1,7 +1,7 @@
 """How every process learns at once that a tenant or a user has changed.
 
 Each tenant has a stamp in Redis, and so has each user who calls. The rate limiter's one call reads both, so a process may answer from its own memory
-exactly as long as the stamps under which it loaded something are still the current ones. A change renews the stamp after it is committed.
+exactly as long as the stamps under which it loaded something are still the current ones. A change renews the stamp once its transaction has ended.
 No stamp (Redis is away): nothing is answered from memory. A stamp that Redis has lost (evicted, flushed) is made anew, and is never one from before.
 
 A Redis that was put back, or failed over to a replica that lags, may show a stamp from before a change. Nobody gets to see it without having lost the
