@@ -166,7 +166,9 @@ class RedisGateway:
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             try:
-                # A connection whose making was cut short may never have chosen its database; none from before is used again.
+                # A connection whose making was cut short may never have chosen its database, and one that was made before a failover leads to what is a
+                # replica now: none from before is used again.
+                self._pipeline.drop()
                 await self.client.connection_pool.disconnect(inuse_connections=False)
                 async with asyncio.timeout(self._timeout):
                     await self.client.set(PROBE_KEY, 1, px=1000)

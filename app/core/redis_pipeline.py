@@ -54,12 +54,16 @@ class RedisPipeline:
             raise ConnectionError("not connected")
         return self._connection.send(command)
 
-    def close(self) -> None:
-        """Close the connection; whoever still waits is told `ConnectionError`."""
-        if self._connecting is not None:
-            self._connecting.cancel()
+    def drop(self) -> None:
+        """End the connection, so that the next use makes another; whoever still waits is told `ConnectionError`."""
         if self._connection is not None:
             self._connection.fail(ConnectionError("closed"))
+
+    def close(self) -> None:
+        """Do the same for good."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self.drop()
 
     async def _connect(self) -> None:
         options, loop = self._options, asyncio.get_running_loop()
