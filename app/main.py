@@ -66,7 +66,7 @@ def middleware_of(services: Services) -> list[Middleware]:
         Middleware(TrustedHostMiddleware, settings.allowed_hosts),
         Middleware(BodyLimitMiddleware, settings.max_body_bytes, settings.body_timeout),
         Middleware(TenantMiddleware, services.tenants, settings.base_domain),
-        Middleware(RateLimitMiddleware, services.limiter, services.tokens, services.tenants),
+        Middleware(RateLimitMiddleware, services.limiter, services.tokens, services.tenants, services.principals),
         Middleware(DirectMiddleware, routes()),
     ]
 

@@ -19,7 +19,7 @@ from app.core.principals import Principal
 from app.core.tenancy import TenantInfo
 from app.database import Reader
 from app.models import Role
-from app.services.changes import announce
+from app.services.changes import Changes, telling
 from app.services.container import Services
 
 Row = TypeVar("Row")
@@ -48,8 +48,8 @@ class Caller:
     @asynccontextmanager
     async def write(self) -> AsyncIterator["Context"]:
         """Open a transaction of the caller's tenant for writing, commit it, and then do what was put off until the commit."""
-        async with self.services.database.transaction(self.user.tenant_id) as session:
-            context = Context(self, session)
+        async with telling(self.services.stamps, self.tenant.id) as changes, self.services.database.transaction(self.user.tenant_id) as session:
+            context = Context(self, session, changes)
             yield context
         for action in context.actions:
             await action()
@@ -63,12 +63,13 @@ class Caller:
 class Context(Caller):
     """A caller with a transaction for writing."""
 
-    __slots__ = ("actions", "session")
+    __slots__ = ("_changes", "actions", "session")
 
-    def __init__(self, caller: Caller, session: AsyncSession) -> None:
+    def __init__(self, caller: Caller, session: AsyncSession, changes: Changes) -> None:
         super().__init__(caller.services, caller.tenant, caller.user, caller.session_id)
         self.session = session
         self.actions: list[AfterCommit] = []
+        self._changes = changes
 
     async def get_or_404(self, statement: Select[Row], absent: type[NotFound] = NotFound) -> Row:
         """Return the one row. Raises `absent` where there is none, be it another tenant's or nobody's."""
@@ -83,8 +84,11 @@ class Context(Caller):
 
     async def changed(self, user_id: UUID | None = None) -> None:
         """Have every server feel what the transaction changes of the tenant, or of one user of it, from its commit on."""
-        await announce(self.session, self.tenant.id, user_id)
-        self.after_commit(lambda: self.services.stamps.renew(self.tenant.id, user_id))
+        await self._changes.announce(self.session, user_id)
+
+    def tell_again(self, user_id: UUID) -> None:
+        """Have every server load a user anew though nothing may change: whoever did it the first time may have died before they could answer, or tell."""
+        self._changes.users.add(user_id)
 
 
 async def services_of(request: Request) -> Services:

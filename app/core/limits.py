@@ -93,11 +93,17 @@ class RateLimiter:
         return limits
 
     async def _take(self, limits: BucketSet) -> tuple[Taken, Stamp | None]:
+        # Before the call: an answer may still be on its way here when the connection that it came by is lost.
+        epoch = self._redis.epoch
         reply: list[int | bytes] = await self._redis.run_packed(limits.call)
         end = 1 + 3 * len(limits.buckets)
         numbers = cast("list[int]", reply[1:end])
         states = tuple(map(BucketState, limits.buckets, numbers[0::3], numbers[1::3], numbers[2::3]))
-        return Taken(reply[0] == 1, states), Stamp(*cast("list[bytes]", reply[end:])) if len(reply) > end else None
+        taken = Taken(reply[0] == 1, states)
+        if len(reply) == end:
+            return taken, None
+        tenant, user = cast("list[bytes]", reply[end:])
+        return taken, Stamp(tenant, user, epoch)
 
 
 def _of_tenant_and_user(tenant: TenantInfo, claims: Claims, rate: int, burst: int) -> BucketSet:

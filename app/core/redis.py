@@ -67,9 +67,9 @@ class RedisGateway:
             url, max_connections=max_connections, timeout=None, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 1)
         )
         self.client: Redis = Redis(connection_pool=pool)
-        self._pipeline = RedisPipeline(url, timeout)
+        self._pipeline = RedisPipeline(url, timeout, self._begin_epoch)
         self._probe: asyncio.Task[None] | None = None
-        self._on_away: list[Callable[[], None]] = []
+        self._epoch = 0
         self._on_return: list[Callable[[], Awaitable[None]]] = []
 
     @property
@@ -77,9 +77,10 @@ class RedisGateway:
         """Whether the breaker is open."""
         return self._probe is not None
 
-    def when_away(self, action: Callable[[], None]) -> None:
-        """Have `action` called each time the breaker opens."""
-        self._on_away.append(action)
+    @property
+    def epoch(self) -> int:
+        """Changes when the connection is lost and when the breaker opens: what Redis says from then on may be older than what it has said, or another's."""
+        return self._epoch
 
     def when_back(self, action: Callable[[], Awaitable[None]]) -> None:
         """Have `action` awaited each time Redis answers again, just before the breaker closes."""
@@ -156,14 +157,18 @@ class RedisGateway:
             metrics.REDIS_AWAY.set(1)
             # Not in the context of whoever met the failure: what is logged from then on is not about that request.
             self._probe = asyncio.get_running_loop().create_task(self._probe_until_back(), context=Context())
-            for action in self._on_away:
-                action()
+            self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._epoch += 1
 
     async def _probe_until_back(self) -> None:
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             try:
-                # A connection whose making was cut short may never have chosen its database; none from before is used again.
+                # A connection whose making was cut short may never have chosen its database, and one that was made before a failover leads to what is a
+                # replica now: none from before is used again.
+                self._pipeline.drop()
                 await self.client.connection_pool.disconnect(inuse_connections=False)
                 async with asyncio.timeout(self._timeout):
                     await self.client.set(PROBE_KEY, 1, px=1000)

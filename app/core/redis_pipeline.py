@@ -7,6 +7,7 @@ reads the URL here, and does everything that is not done for each request.
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
@@ -23,10 +24,11 @@ Answer = asyncio.Future[Any]
 class RedisPipeline:
     """Sends commands without waiting for the answers to those before. Connects when it is first used, and again after a failure."""
 
-    def __init__(self, url: str, timeout: float) -> None:
-        """`timeout` is how long, in seconds, connecting may take, and any answer."""
+    def __init__(self, url: str, timeout: float, when_lost: Callable[[], None]) -> None:
+        """`timeout` is how long, in seconds, connecting may take, and any answer. `when_lost` is called when a connection has ended."""
         self._options: dict[str, Any] = dict(parse_url(url))
         self._timeout = timeout
+        self._when_lost = when_lost
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
 
@@ -52,16 +54,20 @@ class RedisPipeline:
             raise ConnectionError("not connected")
         return self._connection.send(command)
 
-    def close(self) -> None:
-        """Close the connection; whoever still waits is told `ConnectionError`."""
-        if self._connecting is not None:
-            self._connecting.cancel()
+    def drop(self) -> None:
+        """End the connection, so that the next use makes another; whoever still waits is told `ConnectionError`."""
         if self._connection is not None:
             self._connection.fail(ConnectionError("closed"))
 
+    def close(self) -> None:
+        """Do the same for good."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self.drop()
+
     async def _connect(self) -> None:
         options, loop = self._options, asyncio.get_running_loop()
-        connection = _Connection(loop, self._timeout)
+        connection = _Connection(loop, self._timeout, self._when_lost)
         secure = ssl.create_default_context() if options.get("connection_class") is SSLConnection else None
         try:
             async with asyncio.timeout(self._timeout + GRACE_SECONDS):
@@ -83,9 +89,10 @@ class RedisPipeline:
 class _Connection(asyncio.Protocol):
     """One connection, from its making to its end."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float, when_lost: Callable[[], None]) -> None:
         self._loop = loop
         self._timeout = timeout
+        self._when_lost = when_lost
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[tuple[Answer, float]] = deque()
@@ -134,6 +141,7 @@ class _Connection(asyncio.Protocol):
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
+            self._when_lost()
         if self._timer is not None:
             self._timer.cancel()
         self._unsent.clear()

@@ -1,8 +1,13 @@
 """How every process learns at once that a tenant or a user has changed.
 
-Each tenant has a stamp in Redis, and each user who has changed lately. The rate limiter's one call reads both, so a process may answer from its own
-memory exactly as long as the stamps under which it loaded something are still the current ones. A change renews the stamp after it is committed.
-No stamp (Redis is away): nothing is answered from memory. A flushed Redis makes new stamps, and so everything is loaded again.
+Each tenant has a stamp in Redis, and so has each user who calls. The rate limiter's one call reads both, so a process may answer from its own memory
+exactly as long as the stamps under which it loaded something are still the current ones. A change renews the stamp once its transaction has ended.
+No stamp (Redis is away): nothing is answered from memory. A stamp that Redis has lost (evicted, flushed) is made anew, and is never one from before.
+
+A Redis that was put back, or failed over to a replica that lags, may show a stamp from before a change. Nobody gets to see it without having lost the
+connection to the Redis of before, and with that whatever was loaded under its stamps: they belong to an epoch (`RedisGateway.epoch`). So a replica that lacks
+nothing but the newest stamp does no harm. Not covered are two primaries at once, of which a change is told to one and another process asks the other:
+then the job in `app.services.changes` tells of it again, or the process is behind until the entry is five minutes old.
 """
 
 from collections import OrderedDict
@@ -22,10 +27,11 @@ Value = TypeVar("Value")
 
 
 class Stamp(NamedTuple):
-    """What a cached answer was loaded under."""
+    """What a cached answer was loaded under: the stamps of its tenant and its user, and the epoch in which Redis told them."""
 
     tenant: bytes
     user: bytes = b""
+    epoch: int = 0
 
 
 def stamp_key(tenant_id: UUID, user_id: UUID | None = None) -> str:
@@ -66,11 +72,9 @@ class Stamps:
 class StampedCache(Generic[Key, Value]):
     """Answers kept in the process, each good under the stamp it was loaded under, and for five minutes at the most."""
 
-    def __init__(self, redis: RedisGateway, entries: int = ENTRIES) -> None:
+    def __init__(self, entries: int = ENTRIES) -> None:
         self._entries: OrderedDict[Key, tuple[Value, Stamp, float]] = OrderedDict()
         self._limit = entries
-        # What changes while Redis is away renews no stamp that we would see, so nothing from before may count afterwards.
-        redis.when_away(self._entries.clear)
 
     def get(self, key: Key, stamp: Stamp | None) -> Value | None:
         """Return the value if it was loaded under this very stamp."""

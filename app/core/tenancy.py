@@ -9,7 +9,6 @@ from uuid import UUID
 import asyncpg
 from sqlalchemy import bindparam, select
 
-from app.core.redis import RedisGateway
 from app.core.stamps import Stamp, StampedCache
 from app.database import Database, Query
 from app.models import Tenant
@@ -86,9 +85,9 @@ def subdomain_of(host: str | None, base_domain: str | None) -> str | None:
 class TenantDirectory:
     """Finds tenants, in the process's memory where the stamps allow it."""
 
-    def __init__(self, database: Database, redis: RedisGateway) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._cache: StampedCache[TenantName, TenantInfo] = StampedCache(redis)
+        self._cache: StampedCache[TenantName, TenantInfo] = StampedCache()
 
     def remembered(self, name: TenantName) -> TenantInfo | None:
         """Return the tenant as it was some minutes ago, if it is remembered: good enough to know whose buckets to take from. It was active then."""
@@ -96,7 +95,7 @@ class TenantDirectory:
 
     async def confirm(self, name: TenantName, stamp: Stamp | None) -> TenantInfo | None:
         """Return the tenant as it is now, given the stamp that its buckets were read with."""
-        current = None if stamp is None else Stamp(stamp.tenant)
+        current = None if stamp is None else Stamp(stamp.tenant, epoch=stamp.epoch)
         tenant = self._cache.get(name, current)
         if tenant is None:
             tenant = await self.load(name)

@@ -46,14 +46,14 @@ for i = 1, buckets do
     reply[#reply + 1] = math.ceil(math.max(0, 60000000 - level) / rate)
     reply[#reply + 1] = math.ceil((capacity - level) / rate)
 end
-if #KEYS > buckets then
-    local stamp = stored[buckets + 1]
+for i = buckets + 1, #KEYS do
+    local stamp = stored[i]
     if not stamp then
+        -- Users who have not changed need one too: else a stamp that is lost would look like theirs, and what it had put out of date be current again.
         stamp = string.format('%.0f', now)
-        redis.call('SET', KEYS[buckets + 1], stamp, 'PX', ARGV[2 * buckets + 2])
+        redis.call('SET', KEYS[i], stamp, 'PX', ARGV[2 * buckets + 2])
     end
     reply[#reply + 1] = stamp
-    reply[#reply + 1] = stored[buckets + 2] or ''
 end
 return reply
 """)

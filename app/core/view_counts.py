@@ -10,18 +10,28 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from redis.exceptions import ResponseError, TimeoutError  # noqa: A004 (redis-py's name)
+from redis.exceptions import ResponseError
 
 from app.core.redis import RedisAway, RedisGateway
 
-# One tag for both keys, so that a batch is split off atomically in a cluster as well.
+# One tag for all keys, so that a batch is split off atomically in a cluster as well.
 PENDING_KEY = "{views}:pending"
 BATCH_KEY = "{views}:batch"
+# For as long as the same batch might come again.
+SENT_KEY = "{views}:sent:"
+SENT_SECONDS = 60
 MOST_WAITING = 100_000
 # How many of those that waited are sent at once: few enough to hold nobody up, here and in Redis.
 BATCH = 1_000
+
+# All of a batch, once: where an answer is lost, redis-py sends a command a second time.
+ADD_ONCE = """
+if redis.call('SET', KEYS[2], 1, 'NX', 'EX', ARGV[1]) then
+    for i = 2, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
+"""
 
 
 class ViewCounter:
@@ -52,8 +62,8 @@ class ViewCounter:
         error = None if answer.cancelled() else answer.exception()
         if error is not None:
             self._redis.failed(error)
-            # What was not answered in time has most likely been read, and is counted when Redis goes on.
-            if not isinstance(error, TimeoutError):
+            # Only what Redis says that it has not done waits on. What was sent and not answered, it may have counted: rather lost than counted twice.
+            if isinstance(error, ResponseError):
                 self._keep(field)
 
     def _keep(self, field: str) -> None:
@@ -68,12 +78,9 @@ class ViewCounter:
             for field in batch:
                 del self._waiting[field]
             try:
-                # As a transaction: Redis adds all of it or nothing.
-                async with self._redis.client.pipeline() as pipeline:
-                    for field, views in batch.items():
-                        pipeline.hincrby(PENDING_KEY, field, views)
-                    await pipeline.execute()
+                counts = [part for item in batch.items() for part in item]
+                await self._redis.client.eval(ADD_ONCE, 2, PENDING_KEY, f"{SENT_KEY}{uuid4()}", SENT_SECONDS, *counts)
             except ResponseError:
-                # Only what Redis says that it has not done waits on. What was cut off has most likely been read: rather lost than counted twice.
+                # As above.
                 self._waiting.update(batch)
                 raise

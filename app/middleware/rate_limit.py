@@ -2,8 +2,9 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.core.exceptions import NotAuthenticated, RateLimited, TokenInvalid
+from app.core.exceptions import NotAuthenticated, RateLimited, TokenInvalid, TokenRevoked
 from app.core.limits import Admission, RateLimiter
+from app.core.principals import PrincipalDirectory
 from app.core.security import AccessTokens, Claims
 from app.core.tenancy import TenantDirectory
 from app.middleware.request_context import add_headers
@@ -15,14 +16,16 @@ from app.utils import metrics
 class RateLimitMiddleware:
     """Limits a caller whose token is one of the tenant's by the tenant's and the user's bucket, anybody else by their address.
 
-    A stranger therefore never spends a tenant's tokens. Puts `claims` or `token_refusal`, `rate` and the confirmed `tenant` into `request.state`.
+    A stranger therefore never spends a tenant's tokens; nor does whoever was one of the tenant's, once their session was found to have ended. Puts `claims` or
+    `token_refusal`, `rate` and the confirmed `tenant` into `request.state`.
     """
 
-    def __init__(self, app: ASGIApp, limiter: RateLimiter, tokens: AccessTokens, directory: TenantDirectory) -> None:
+    def __init__(self, app: ASGIApp, limiter: RateLimiter, tokens: AccessTokens, directory: TenantDirectory, principals: PrincipalDirectory) -> None:
         self.app = app
         self._limiter = limiter
         self._tokens = tokens
         self._directory = directory
+        self._principals = principals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(API_PREFIX):
@@ -58,7 +61,11 @@ class RateLimitMiddleware:
             scope["state"]["token_refusal"] = NotAuthenticated()
             return None
         try:
-            return self._tokens.verify(token.strip())
+            claims = self._tokens.verify(token.strip())
         except TokenInvalid as refusal:
             scope["state"]["token_refusal"] = refusal
             return None
+        if self._principals.has_ended(claims):
+            scope["state"]["token_refusal"] = TokenRevoked()
+            return None
+        return claims

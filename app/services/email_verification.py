@@ -5,7 +5,7 @@ from sqlalchemy import func, select
 from app.core.account_exceptions import LinkInvalid
 from app.core.tenancy import TenantInfo
 from app.models import MailTemplate, TokenPurpose, User
-from app.services.changes import announce
+from app.services.changes import telling
 from app.services.container import Services
 from app.services.mail import post
 from app.services.one_time_tokens import use_token
@@ -17,7 +17,7 @@ async def verify_email(services: Services, tenant: TenantInfo, token: str) -> No
 
     Raises `LinkInvalid`, also where the user has another address by now, and `EmailTaken` where somebody else has the new one; the token then stays unused.
     """
-    async with services.database.transaction(tenant.id) as session:
+    async with telling(services.stamps, tenant.id) as changes, services.database.transaction(tenant.id) as session:
         used = await use_token(session, tenant.id, token, TokenPurpose.VERIFY_EMAIL)
         of_token = select(User).where(User.tenant_id == tenant.id, User.id == used.user_id).with_for_update()
         user = (await session.execute(of_token)).scalar_one()
@@ -31,5 +31,4 @@ async def verify_email(services: Services, tenant: TenantInfo, token: str) -> No
         user.email_verified = True
         user.updated_at = func.now()
         await flush_user(session)
-        await announce(session, tenant.id, used.user_id)
-    await services.stamps.renew(tenant.id, used.user_id)
+        await changes.announce(session, used.user_id)

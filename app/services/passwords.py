@@ -11,7 +11,7 @@ from app.core.networks import network_of
 from app.core.passwords import refuse_weak
 from app.core.tenancy import TenantInfo
 from app.models import MailTemplate, OneTimeToken, TokenPurpose, User
-from app.services.changes import announce
+from app.services.changes import telling
 from app.services.container import Services
 from app.services.mail import post
 from app.services.one_time_tokens import find_token, use_token
@@ -30,7 +30,7 @@ async def reset_password(services: Services, tenant: TenantInfo, token: str, pas
         found = await find_token(session, tenant.id, token, purpose)
     refuse_weak(password, email=found.email, tenant_name=tenant.name, tenant_slug=tenant.slug)
     password_hash = await services.passwords.hash(password)
-    async with services.database.transaction(tenant.id) as session:
+    async with telling(services.stamps, tenant.id) as changes, services.database.transaction(tenant.id) as session:
         changing = (
             update(User)
             # The address may have been changed since the mail was sent; then its reader is no longer the account's owner.
@@ -43,8 +43,7 @@ async def reset_password(services: Services, tenant: TenantInfo, token: str, pas
             raise LinkInvalid
         await use_token(session, tenant.id, token, purpose, used_from=ip_address)
         await _end_what_the_old_one_opened(session, tenant.id, found.user_id, found.email)
-        await announce(session, tenant.id, found.user_id)
-    await services.stamps.renew(tenant.id, found.user_id)
+        await changes.announce(session, found.user_id)
     for network in ("", network_of(ip_address or "")):
         await services.throttle.forget(account(tenant.slug, found.email, network))
 

@@ -15,7 +15,7 @@ from app.core.tenancy import TenantInfo
 from app.models import Session, User
 from app.schemas.auth import SignedIn
 from app.schemas.user import UserRead
-from app.services.changes import announce
+from app.services.changes import Changes, telling
 from app.services.container import Services
 from app.utils import metrics
 
@@ -63,14 +63,13 @@ async def refresh_session(services: Services, tenant: TenantInfo | None, token: 
     }
     result: str | TokenInvalid = successor
     outcome = "rotated"
-    async with services.database.transaction(tenant.id) as session:
+    async with telling(services.stamps, tenant.id) as changes, services.database.transaction(tenant.id) as session:
         row = await _rotate(session, name, token, values)
         if row is None:
-            row, result = await _look_again(services.derived_tokens, session, name, token)
+            row, result = await _look_again(services.derived_tokens, session, changes, name, token)
             outcome = result.code if isinstance(result, TokenInvalid) else "repeated"
     metrics.SESSION_REFRESHES.labels(outcome).inc()
     if row is not None and isinstance(result, RefreshTokenReused):
-        await services.stamps.renew(tenant.id, row.id)
         log.warning("refresh_token_reused", tenant_id=str(tenant.id), user_id=str(row.id), session_id=str(name.row_id))
     # Raised only now: within the transaction, it would take back that the session is ended.
     if isinstance(result, TokenInvalid):
@@ -108,7 +107,7 @@ async def _rotate(session: AsyncSession, name: TokenName, token: str, values: di
     return (await session.execute(rotation, execution_options=_UNSYNCHRONIZED)).one_or_none()
 
 
-async def _look_again(tokens: DerivedTokens, session: AsyncSession, name: TokenName, token: str) -> tuple[AnyRow | None, str | TokenInvalid]:
+async def _look_again(tokens: DerivedTokens, session: AsyncSession, changes: Changes, name: TokenName, token: str) -> tuple[AnyRow | None, str | TokenInvalid]:
     """Look at a session whose current token was not presented, and end it where an old one was. Returns its user, and the successor or the refusal."""
     found = (
         select(
@@ -129,7 +128,7 @@ async def _look_again(tokens: DerivedTokens, session: AsyncSession, name: TokenN
     result = _same_again(tokens, row, name, token)
     if row is not None and isinstance(result, RefreshTokenReused):
         await revoke_session(session, name.tenant_id, row.id, name.row_id)
-        await announce(session, name.tenant_id, row.id)
+        await changes.announce(session, row.id)
     return row, result
 
 

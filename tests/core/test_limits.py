@@ -307,6 +307,58 @@ async def test_a_foreign_token_spends_none_of_its_own_tenants_tokens_elsewhere(s
     assert remaining(await stranger.get("/api/v1/tenant", headers=foreigner.headers))["tenant"] == 49
 
 
+END_SESSION, DELETE_USER = "UPDATE sessions SET revoked_at = now() WHERE user_id = :id", "DELETE FROM users WHERE id = :id"
+
+
+@pytest.mark.parametrize("end", [END_SESSION, DELETE_USER], ids=["revoked", "deleted"])
+async def test_whose_session_has_ended_spends_no_more_than_one_of_the_tenants_tokens(stranger: AsyncClient, factory: Factory, end: str) -> None:
+    tenant = await factory.tenant(rate_limit_per_minute=1, rate_limit_burst=50)
+    colleague, former = await factory.person(tenant), await factory.person(tenant)
+    await factory.run(end, id=former.user.id)
+    first = await stranger.get("/api/v1/tenant", headers=former.headers)
+    assert (first.status_code, remaining(first)["tenant"]) == (401, 49)
+    for path in ["/api/v1/tenant", "/api/v1/nowhere"] * 5:
+        answer = await stranger.get(path, headers=former.headers)
+        assert (answer.status_code, set(remaining(answer))) == (404 if "nowhere" in path else 401, {"address"})
+    assert answer.headers["X-RateLimit-Limit"] == "30"
+    refused = await stranger.get("/api/v1/tenant", headers=former.headers)
+    assert refused.json()["code"] == "token_revoked"
+    assert remaining(await stranger.get("/api/v1/tenant", headers=colleague.headers))["tenant"] == 48
+
+
+async def test_whose_session_has_ended_is_limited_by_address(stranger: AsyncClient, factory: Factory) -> None:
+    former = await factory.person()
+    await factory.run(END_SESSION, id=former.user.id)
+    statuses = [(await stranger.get("/api/v1/tenant", headers=former.headers)).status_code for _ in range(60)]
+    assert statuses[:31] == [401] * 31
+    assert statuses.count(429) >= 10
+
+
+async def test_a_new_session_of_somebody_whose_other_one_has_ended_is_the_tenants_again(stranger: AsyncClient, factory: Factory) -> None:
+    former = await factory.person()
+    await factory.run(END_SESSION, id=former.user.id)
+    assert (await stranger.get("/api/v1/tenant", headers=former.headers)).status_code == 401
+    anew = await factory.sign_in(former.tenant, former.user)
+    answer = await stranger.get("/api/v1/tenant", headers=anew.headers)
+    assert (answer.status_code, set(remaining(answer))) == (200, {"tenant", "user"})
+
+
+async def test_a_session_that_outlives_its_users_suspension_is_good_again(stranger: AsyncClient, factory: Factory) -> None:
+    """Through the API a deactivation ends all sessions; an operator's UPDATE does not."""
+    person = await factory.person()
+    for is_active, status in ((False, 401), (True, 200)):
+        await factory.run("UPDATE users SET is_active = :is_active WHERE id = :id", is_active=is_active, id=person.user.id)
+        assert (await stranger.get("/api/v1/tenant", headers=person.headers)).status_code == status
+
+
+async def test_a_token_that_names_somebody_elses_session_spoils_it_for_nobody(stranger: AsyncClient, factory: Factory, services: Services) -> None:
+    person = await factory.person()
+    other = await factory.person(person.tenant)
+    wrong = services.tokens.issue(user_id=person.user.id, tenant_id=person.tenant.id, session_id=other.session_id, role=Role.ADMIN)
+    assert (await stranger.get("/api/v1/tenant", headers={**person.headers, "Authorization": f"Bearer {wrong}"})).status_code == 401
+    assert (await stranger.get("/api/v1/tenant", headers=other.headers)).status_code == 200
+
+
 @pytest.mark.parametrize("kind", ["unknown", "suspended", "unnamed"])
 async def test_asking_for_a_tenant_that_cannot_be_used_is_limited_by_address(stranger: AsyncClient, factory: Factory, kind: str) -> None:
     """Each such request is a query, so it must not be the one that anybody may make without end."""

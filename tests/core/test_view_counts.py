@@ -8,17 +8,16 @@ from uuid import UUID, uuid4
 
 import pytest
 from httpx import ASGITransport, AsyncClient
-from redis.asyncio.client import Pipeline
 from starlette.types import Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.core.redis import RedisGateway
-from app.core.view_counts import BATCH, BATCH_KEY, MOST_WAITING, PENDING_KEY, ViewCounter
+from app.core.view_counts import BATCH, BATCH_KEY, MOST_WAITING, PENDING_KEY, SENT_KEY, ViewCounter
 from app.models import Role
 from app.services.container import Services
 from deploy.local.memory import free_port
 from tests.factories import Factory, Person
-from tests.faults.support import HASTY, Valkey, changed, eventually, running, valkey
+from tests.faults.support import HASTY, Valkey, changed, eventually, proxy_to, running, valkey
 from tests.jobs.support import add_views, flush
 
 
@@ -188,6 +187,25 @@ async def test_while_redis_hangs_views_are_counted_once(settings: Settings, fact
         assert await wait_for_pending(own_valkey, total) == {f"{person.tenant.id}:{project.id}".encode(): total}
 
 
+async def test_a_view_whose_answer_was_lost_is_not_counted_twice(settings: Settings, factory: Factory, own_valkey: Valkey, person: Person) -> None:
+    await own_valkey.run("FLUSHALL")
+    project = await factory.project(person.tenant)
+    async with proxy_to(own_valkey.url) as (proxy, url), running(changed(settings, redis_url=url)) as (app, client):
+        services: Services = app.state.services
+        await view(client, person, project.id)
+        await wait_for_pending(own_valkey, 1)
+        proxy.lose_answer_to(b"HINCRBY")
+        await view(client, person, project.id)
+
+        async def is_noticed() -> bool:
+            return services.redis.is_away
+
+        await eventually(is_noticed)
+        await wait_until_back(services.redis)
+        await view(client, person, project.id)
+        assert await wait_for_pending(own_valkey, 3) == {f"{person.tenant.id}:{project.id}".encode(): 3}
+
+
 @asynccontextmanager
 async def counting(url: str) -> AsyncIterator[tuple[RedisGateway, ViewCounter]]:
     """A counter by itself, for which Redis is away."""
@@ -223,7 +241,7 @@ async def test_as_many_as_can_wait_arrive_once_when_redis_is_back(own_valkey: Va
         assert set((await pending(own_valkey)).values()) == {2}
         assert await own_valkey.run("HLEN", PENDING_KEY) == MOST_WAITING
         # Sent one by one, they would keep the breaker open for a quarter of a minute.
-        assert int((await own_valkey.run("INFO", "commandstats"))["cmdstat_exec"]["calls"]) == MOST_WAITING / BATCH
+        assert int((await own_valkey.run("INFO", "commandstats"))["cmdstat_eval"]["calls"]) == MOST_WAITING / BATCH
 
 
 async def test_what_was_cut_off_while_it_was_sent_is_not_counted_twice(own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,17 +250,28 @@ async def test_what_was_cut_off_while_it_was_sent_is_not_counted_twice(own_valke
     monkeypatch.setattr("app.core.redis.CATCH_UP_SECONDS", 0.3)
     async with counting(own_valkey.url) as (gateway, counter):
         await waits(counter, 5 * BATCH, 3)
-        execute = Pipeline.execute
+        send = gateway.client.eval
 
-        async def cut_off(pipeline: Pipeline, raise_on_error: bool = True) -> Any:
-            monkeypatch.setattr(Pipeline, "execute", execute)
-            await execute(pipeline, raise_on_error)
+        async def cut_off(*arguments: Any) -> Any:
+            monkeypatch.setattr(gateway.client, "eval", send)
+            await send(*arguments)
             await asyncio.sleep(60)
 
-        monkeypatch.setattr(Pipeline, "execute", cut_off)
+        monkeypatch.setattr(gateway.client, "eval", cut_off)
         await wait_until_back(gateway)
         found = await pending(own_valkey)
     assert (len(found), set(found.values())) == (5 * BATCH, {3})
+
+
+async def test_what_waited_and_whose_answer_was_lost_is_not_counted_twice(own_valkey: Valkey) -> None:
+    await own_valkey.run("FLUSHALL")
+    async with proxy_to(own_valkey.url) as (proxy, url), counting(url) as (gateway, counter):
+        await waits(counter, 10, 3)
+        proxy.lose_answer_to(b"EVAL")
+        await wait_until_back(gateway)
+        assert proxy.has_lost_it
+        found = await pending(own_valkey)
+    assert (len(found), set(found.values())) == (10, {3})
 
 
 async def test_what_waits_is_sent_when_the_process_stops(settings: Settings, factory: Factory, own_valkey: Valkey, person: Person) -> None:
@@ -299,6 +328,7 @@ async def test_a_view_after_a_restart_of_redis_is_not_lost(settings: Settings, o
     assert (await stored(factory, project.id))[0] == 8
 
 
-def test_both_keys_share_a_hash_tag() -> None:
+def test_all_keys_share_a_hash_tag() -> None:
     assert PENDING_KEY.startswith("{views}:")
     assert BATCH_KEY.startswith("{views}:")
+    assert SENT_KEY.startswith("{views}:")

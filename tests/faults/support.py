@@ -215,12 +215,13 @@ def valkey(folder: Path) -> Iterator[Valkey]:
 
 
 class Proxy:
-    """A TCP proxy that can freeze (it keeps every connection and passes nothing on), cut, and refuse; and remembers what clients sent."""
+    """A TCP proxy that can freeze (it keeps every connection and passes nothing on), cut, refuse, and lose answers; and remembers what clients sent."""
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.accepted = 0
         self.sent: list[bytes] = []
+        self._losing: list[bytes] = []
         self._passing = asyncio.Event()
         self._passing.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -237,6 +238,15 @@ class Proxy:
 
     def thaw(self) -> None:
         self._passing.set()
+
+    def lose_answer_to(self, *sent: bytes) -> None:
+        """Once clients have sent all of this, one after the other, pass the last on, and break its connection off in the place of the server's answer."""
+        self._losing = list(sent)
+
+    @property
+    def has_lost_it(self) -> bool:
+        """Whether that has happened."""
+        return not self._losing
 
     async def refuse(self) -> None:
         """Break every connection off and take no more, until opened again."""
@@ -270,7 +280,9 @@ class Proxy:
             await self._passing.wait()
             back, onward = await asyncio.open_connection("127.0.0.1", self.target_port)
             self._writers.add(onward)
-            await asyncio.gather(self._pass(reader, onward, remember=True), self._pass(back, writer, remember=False))
+            answers = asyncio.Event()
+            answers.set()
+            await asyncio.gather(self._pass_on(reader, onward, answers), self._pass_back(back, writer, answers))
         except (OSError, asyncio.CancelledError):
             pass  # cut off, or closed: this is the end of it either way
         finally:
@@ -280,11 +292,21 @@ class Proxy:
                     side.transport.abort()
             self._tasks.discard(task)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, remember: bool) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: asyncio.Event) -> None:
         while data := await reader.read(65536):
             await self._passing.wait()
-            if remember:
-                self.sent.append(data)
+            self.sent.append(data)
+            if self._losing and self._losing[0] in data:
+                del self._losing[0]
+                if not self._losing:
+                    answers.clear()
+            writer.write(data)
+            await writer.drain()
+        writer.transport.abort()
+
+    async def _pass_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: asyncio.Event) -> None:
+        while (data := await reader.read(65536)) and answers.is_set():
+            await self._passing.wait()
             writer.write(data)
             await writer.drain()
         writer.transport.abort()

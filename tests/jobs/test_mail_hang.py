@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.config import Settings
 from app.models import MailTemplate, User
-from app.services.changes import RENEW_STAMP, announce
+from app.services.changes import RENEW_STAMP, Changes
 from app.services.container import Services
 from app.services.mail import SEND_MAIL, post
 from app.utils.mail_turns import AT_ONCE
@@ -54,7 +54,7 @@ async def test_a_server_that_hangs_holds_up_no_job_of_another_kind(
         for _ in range(4):
             began = time.monotonic()
             async with services.database.transaction(user.tenant_id) as session:
-                await announce(session, user.tenant_id, user.id)
+                await Changes(user.tenant_id).announce(session, user.id)
 
             async def done() -> bool:
                 return await waiting(factory, RENEW_STAMP) == []

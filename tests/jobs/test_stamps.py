@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from httpx import AsyncClient
@@ -129,6 +130,40 @@ async def test_a_tenant_s_new_name_is_told_by_its_job_alone(mute: AsyncClient, c
     accepted(await mute.patch("/api/v1/tenant", headers=admin.headers, json={"name": "Renamed"}))
     await do_the_jobs(services, factory)
     assert accepted(await client.get(ME, headers=admin.headers))["tenant"]["name"] == "Renamed"
+
+
+@pytest.mark.parametrize(
+    ("by", "method", "path", "body", "first", "again", "then"),
+    [
+        ("admin", "PATCH", "/api/v1/users/{user_id}", {"role": "viewer"}, 200, 200, (403, "forbidden")),
+        ("admin", "PATCH", "/api/v1/users/{user_id}", {"is_active": False}, 200, 200, (401, "token_revoked")),
+        ("admin", "DELETE", "/api/v1/users/{user_id}", None, 204, 404, (401, "token_revoked")),
+        ("user", "DELETE", "/api/v1/auth/sessions/{session_id}", None, 204, 404, (401, "token_revoked")),
+    ],
+)
+async def test_a_change_is_told_when_it_is_asked_for_again_though_it_is_none_any_more(
+    mute: AsyncClient,
+    client: AsyncClient,
+    settings: Settings,
+    factory: Factory,
+    by: str,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None,
+    first: int,
+    again: int,
+    then: tuple[int, str],
+) -> None:
+    """Whoever got no answer, because the server died, asks another one."""
+    admin = await factory.person()
+    person = await factory.person(admin.tenant, Role.MEMBER)
+    caller = admin if by == "admin" else await factory.sign_in(person.tenant, person.user)
+    accepted(await client.get(ME, headers=person.headers))
+    path = path.format(user_id=person.user.id, session_id=person.session_id)
+    async with running(settings) as (_, third):
+        for server, status in ((mute, first), (third, again)):
+            assert (await server.request(method, path, headers=caller.headers, json=body)).status_code == status
+    refused(await client.post("/api/v1/projects", headers=person.headers, json={"name": "Not any more"}), *then)
 
 
 async def test_a_change_is_told_before_any_mail_that_waits(mute: AsyncClient, services: Services, factory: Factory) -> None:

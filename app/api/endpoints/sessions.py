@@ -81,6 +81,7 @@ async def list_sessions(caller: ReadAsViewer) -> Response:
 @router.delete("/sessions/{session_id}", status_code=204, responses=documented(refused.NotFound))
 async def end_session(session_id: Id, ctx: AsViewer) -> None:
     """End one of the caller's sessions."""
+    ctx.tell_again(ctx.user.id)
     if not await revoke_session(ctx.session, ctx.tenant.id, ctx.user.id, session_id):
         raise refused.NotFound
     await ctx.changed(ctx.user.id)

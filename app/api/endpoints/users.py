@@ -93,6 +93,7 @@ async def update_user(user_id: Id, change: UserUpdate, ctx: AsViewer) -> UserRea
             raise Forbidden("Only an admin may change `role` or `is_active`.")
     if change.model_fields_set & ADMINS_TO_CHANGE:
         await _lock_tenant(ctx)
+        ctx.tell_again(user_id)
     user = await ctx.get_or_404(select(User).where(User.tenant_id == ctx.tenant.id, User.id == user_id).with_for_update())
     changes = change.changes_to(user)
     if changes.get("role", Role.ADMIN) != Role.ADMIN or changes.get("is_active") is False:
@@ -115,6 +116,7 @@ async def update_user(user_id: Id, change: UserUpdate, ctx: AsViewer) -> UserRea
 async def delete_user(user_id: Id, ctx: AsAdmin) -> None:
     """Delete a user. Admins only. What the user owned or made stays, without an owner; an open invitation of the user's address is withdrawn."""
     await _lock_tenant(ctx)
+    ctx.tell_again(user_id)
     user = await ctx.get_or_404(select(User).where(User.tenant_id == ctx.tenant.id, User.id == user_id).with_for_update())
     await _refuse_last_admin(ctx, user)
     # An invitation that is still open would let the deleted person in again.
