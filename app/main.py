@@ -31,6 +31,12 @@ from app.utils.logging import configure_logging
 
 log = structlog.get_logger(__name__)
 
+# What pages of other origins may read beyond the body.
+EXPOSED = (
+    *("Allow", "ETag", "Location", "Retry-After", "Server-Timing", "WWW-Authenticate", "X-Process-Time", "X-Request-ID"),
+    *("RateLimit", "RateLimit-Policy", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"),
+)
+
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -77,7 +83,7 @@ def cors_of(settings: Settings) -> dict[str, Any]:
         "allow_origins": settings.allowed_origins,
         "allow_methods": ["GET", "POST", "PATCH", "DELETE"],
         "allow_headers": ["Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "X-Request-ID", "X-Tenant-ID", "X-Tenant-Slug"],
-        "expose_headers": ["ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"],
+        "expose_headers": EXPOSED,
         "max_age": 600,
     }
 

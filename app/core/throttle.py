@@ -11,6 +11,7 @@ from math import ceil
 from time import monotonic
 from typing import NamedTuple
 
+from app.core import attempts
 from app.core.account_exceptions import SignInThrottled
 from app.core.exceptions import Overloaded
 from app.core.redis import RedisAway, RedisGateway, Script
@@ -107,8 +108,17 @@ class Throttle:
         return await self.pause_before(subject, pace) == 0
 
     async def pause_before(self, subject: str, pace: Pace) -> float:
-        """Return how many seconds a subject has to wait before its next attempt; 0 where it may be made at once, and then it counts."""
-        return (await self._run("take", subject, pace)).wait
+        """Return how many seconds a subject has to wait before its next attempt; 0 where it may be made at once, and then it counts.
+
+        Once for each request, however often that is run again because its transaction was lost.
+        """
+        attempt = ("throttle", subject)
+        if attempts.has(attempt):
+            return 0
+        wait = (await self._run("take", subject, pace)).wait
+        if not wait:
+            attempts.note(attempt)
+        return wait
 
     async def forget(self, subject: str) -> None:
         """Forget what was counted."""

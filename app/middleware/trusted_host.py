@@ -70,7 +70,7 @@ class TrustedProxyMiddleware:
             scope["client"] = (self._client_of(client[0], ",".join(lines(scope, b"x-forwarded-for"))), 0)
             if (host := _last(scope, b"x-forwarded-host")) is not None:
                 scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"host"] + [(b"host", host.encode("latin-1"))]
-            if (scheme := _last(scope, b"x-forwarded-proto")) in ("http", "https"):
+            if (scheme := (_last(scope, b"x-forwarded-proto") or "").lower()) in ("http", "https"):
                 scope["scheme"] = scheme
         return self.app(scope, receive, send)
 

@@ -8,7 +8,7 @@ from app.models import MailTemplate, TokenPurpose, User
 from app.services.changes import telling
 from app.services.container import Services
 from app.services.mail import post
-from app.services.one_time_tokens import use_token
+from app.services.one_time_tokens import find_token, use_token
 from app.services.registration import flush_user
 
 
@@ -18,9 +18,13 @@ async def verify_email(services: Services, tenant: TenantInfo, token: str) -> No
     Raises `LinkInvalid`, also where the user has another address by now, and `EmailTaken` where somebody else has the new one; the token then stays unused.
     """
     async with telling(services.stamps, tenant.id) as changes, services.database.transaction(tenant.id) as session:
+        found = await find_token(session, tenant.id, token, TokenPurpose.VERIFY_EMAIL)
+        # The user before the token, as whoever deletes the user takes them: the other way round, each would wait for the other.
+        of_token = select(User).where(User.tenant_id == tenant.id, User.id == found.user_id).with_for_update()
+        user = (await session.execute(of_token)).scalar_one_or_none()
+        if user is None:
+            raise LinkInvalid
         used = await use_token(session, tenant.id, token, TokenPurpose.VERIFY_EMAIL)
-        of_token = select(User).where(User.tenant_id == tenant.id, User.id == used.user_id).with_for_update()
-        user = (await session.execute(of_token)).scalar_one()
         if used.email == user.pending_email:
             if user.email_verified:
                 # An address that nobody has verified may be a stranger's, whom our news do not concern.

@@ -49,7 +49,7 @@ async def register(services: Services, asked: Registration) -> Registered:
     return await _join(services, tenant, asked, password_hash)
 
 
-def _refuse_closed(tenant: TenantInfo | None, asked: Registration) -> None:
+def _refuse_closed(tenant: TenantInfo | Tenant | None, asked: Registration) -> None:
     invited = asked.invitation_token is not None
     if tenant is None:
         if invited:
@@ -82,14 +82,17 @@ async def _found(services: Services, asked: Registration, password_hash: str) ->
 
 async def _join(services: Services, tenant: TenantInfo, asked: Registration, password_hash: str) -> Registered:
     async with services.database.transaction(tenant.id) as session:
+        # Anew, and held: it may have been closed while the password was hashed.
+        current = (await session.execute(select(Tenant).where(Tenant.id == tenant.id).with_for_update(read=True))).scalar_one()
+        _refuse_closed(current, asked)
         if asked.invitation_token is None:
-            is_active = tenant.registration_policy == RegistrationPolicy.OPEN
+            is_active = current.registration_policy == RegistrationPolicy.OPEN
             user = await add_user(session, tenant.id, asked, password_hash, role=Role.VIEWER, is_active=is_active)
         else:
             role = await use_invitation(session, tenant.id, asked.invitation_token, asked.email)
             # The token came by mail, so whoever has it reads the mail of this address.
             user = await add_user(session, tenant.id, asked, password_hash, role=role, is_active=True, email_verified=True)
-        return _registered(user, TenantSummary.model_validate(tenant))
+        return _registered(user, TenantSummary.model_validate(current))
 
 
 async def add_user(

@@ -109,4 +109,6 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
             )
         )
         answer = UserRead.model_validate(current)
+    # GET /auth/me shows when they last signed in, out of what servers remember.
+    await services.stamps.renew(user.tenant_id, user.id)
     return signed_in(services, user.tenant_id, session_id, refresh_token, answer)

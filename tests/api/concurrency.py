@@ -33,11 +33,18 @@ class NotYetCommitted:
         self._transaction = transaction
         self._observer = observer
 
-    async def commit_while(self, request: Awaitable[Result]) -> Result:
-        """Begin the request, commit as soon as it waits for a lock or is done, and return its result."""
+    async def commit_while(self, request: Awaitable[Result], *before_that: tuple[str, object]) -> Result:
+        """Begin the request, and as soon as it waits for a lock or is done, run further statements and commit. Returns the request's result."""
+        task = await self.begin(request)
+        for statement in before_that:
+            await self._transaction.execute(*statement)
+        await self._transaction.execute("COMMIT")
+        return await task
+
+    async def begin(self, request: Awaitable[Result]) -> asyncio.Future[Result]:
+        """Begin the request, and return it once it waits for a lock, or is done."""
         task = asyncio.ensure_future(request)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not task.done() and not await self._observer.fetchval(WAITING, self._transaction.get_server_pid()):  # noqa: ASYNC110 (another process is waited for)
                 await asyncio.sleep(0.01)
-        await self._transaction.execute("COMMIT")
-        return await task
+        return task

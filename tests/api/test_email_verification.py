@@ -16,6 +16,7 @@ from app.jobs.mail_contents import LINKS
 from app.models import MailTemplate, TokenPurpose
 from app.services.account_mail import TO_RECIPIENT
 from tests.api.answers import accepted, refused
+from tests.api.concurrency import statement_not_yet_committed
 from tests.api.mails import mails
 from tests.api.world import newcomer
 from tests.clients import client_of
@@ -57,6 +58,19 @@ async def test_a_token_is_good_once(client: AsyncClient, factory: Factory) -> No
     token = await factory.mailed_token((await factory.person()).user, TokenPurpose.VERIFY_EMAIL)
     accepted(await client.post(VERIFY, json={"token": token}), 204)
     refused(await client.post(VERIFY, json={"token": token}), 400, "link_invalid")
+
+
+async def test_whoever_is_deleted_meanwhile_verifies_nothing_and_stands_in_nobody_s_way(
+    client: AsyncClient, factory: Factory, database_urls: tuple[str, str]
+) -> None:
+    """The deletion would wait for the token, which waited for the user: a deadlock."""
+    person = await factory.person()
+    token = await factory.mailed_token(person.user, TokenPurpose.VERIFY_EMAIL)
+    async with statement_not_yet_committed(database_urls[0], "SELECT FROM users WHERE id = $1 FOR UPDATE", person.user.id) as deleting:
+        deletion = ("DELETE FROM sessions WHERE user_id = $1", person.user.id), ("DELETE FROM users WHERE id = $1", person.user.id)
+        asked = client.post(VERIFY, json={"token": token})
+        response = await deleting.commit_while(asked, ("SELECT set_config('lock_timeout', $1, true)", "500ms"), *deletion)
+    refused(response, 400, "link_invalid")
 
 
 async def test_of_many_uses_at_once_one_succeeds(client: AsyncClient, factory: Factory) -> None:

@@ -134,7 +134,7 @@ async def test_health_is_shown_to_load_balancers_that_ask_by_address(database_ur
 
 async def test_https_is_demanded_for_the_future_once_it_was_used(database_urls: tuple[str, str]) -> None:
     async with client_with(database_urls, trusted_proxies=(PROXY,), peer=PROXY) as client:
-        over_https = await client.get("/health/live", headers={"X-Forwarded-Proto": "https"})
+        over_https = await client.get("/health/live", headers={"X-Forwarded-Proto": "HTTPS"})
         over_http = await client.get("/health/live", headers={"X-Forwarded-Proto": "http"})
     assert "max-age=" in over_https.headers["strict-transport-security"]
     assert "strict-transport-security" not in over_http.headers

@@ -52,6 +52,14 @@ async def test_the_scheme_bearer_is_written_in_any_case(client: AsyncClient, fac
     accepted(await client.get("/api/v1/auth/me", headers={**person.headers, "Authorization": f"bEARER {person.token}"}))
 
 
+async def test_another_sign_in_shows_in_every_session_at_once(client: AsyncClient, factory: Factory) -> None:
+    person = await factory.person()
+    assert accepted(await client.get("/api/v1/auth/me", headers=person.headers))["user"]["last_login_at"] is None
+    answer = accepted(await client.post(LOGIN, json=credentials(person)))
+    shown = accepted(await client.get("/api/v1/auth/me", headers=person.headers))["user"]
+    assert shown["last_login_at"] == answer["user"]["last_login_at"]
+
+
 async def test_signing_in_is_remembered_with_its_time(client: AsyncClient, factory: Factory) -> None:
     person = await factory.person()
     answer = accepted(await client.post(LOGIN, json=credentials(person)))

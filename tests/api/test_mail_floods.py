@@ -10,8 +10,10 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
+from app.database_faults import TransactionConflict
 from app.services.account_mail import FOR_SENDER, FROM_TENANT
 from app.services.container import Services
+from app.services.mail import post
 from tests.api.answers import accepted, refused
 from tests.clients import client_of
 from tests.factories import PASSWORD, Factory, Person
@@ -55,6 +57,22 @@ async def test_an_address_is_invited_so_often_and_then_not_for_an_hour(client: A
     refused(answer, 429, "mail_throttled")
     assert 0 < int(answer.headers["retry-after"]) <= 3600
     assert await mails_to(factory, email) == FROM_TENANT.free
+
+
+async def test_a_mail_whose_transaction_was_lost_and_run_again_counts_once(client: AsyncClient, factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    admin, email = await factory.person(), stranger()
+    calls = 0
+
+    async def lose_twice_of_three(*arguments: Any, **values: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % 3:
+            raise TransactionConflict("lost against another transaction")
+        return await post(*arguments, **values)
+
+    monkeypatch.setattr("app.api.endpoints.invitations.post", lose_twice_of_three)
+    await use_up(client, admin, email)
+    refused(await invite(client, admin, email), 429, "mail_throttled")
 
 
 async def test_all_calls_and_people_of_a_tenant_count_together(client: AsyncClient, factory: Factory) -> None:

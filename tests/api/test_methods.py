@@ -63,6 +63,19 @@ async def test_a_page_of_an_allowed_origin_may_call(database_urls: tuple[str, st
         accepted(response)
         assert response.headers["access-control-allow-origin"] == "https://app.example.com"
         assert "access-control-allow-credentials" not in response.headers
+        # What is not named there, the page does not see, save for a few that everybody may (the Fetch standard's safelist) and what is the browser's.
+        exposed = set(response.headers["access-control-expose-headers"].lower().split(", "))
+        told = {
+            "ratelimit",
+            "ratelimit-policy",
+            "server-timing",
+            "x-process-time",
+            "x-ratelimit-limit",
+            "x-ratelimit-remaining",
+            "x-ratelimit-reset",
+            "x-request-id",
+        }
+        assert told <= exposed & set(response.headers)
 
 
 async def test_an_error_can_be_read_by_a_page_of_an_allowed_origin(database_urls: tuple[str, str]) -> None:

@@ -8,6 +8,7 @@ from httpx import AsyncClient, Response
 
 from app.models import Role
 from app.services import registration
+from app.services.container import Services
 from tests.api.answers import accepted, refused
 from tests.api.world import newcomer
 from tests.factories import PASSWORD, Factory
@@ -105,6 +106,24 @@ async def test_under_invite_only_nobody_joins(client: AsyncClient, factory: Fact
 async def test_a_suspended_tenant_takes_nobody(client: AsyncClient, factory: Factory) -> None:
     tenant = await factory.tenant(registration_policy="open", is_active=False)
     refused(await client.post(REGISTER, json=newcomer(tenant_slug=tenant.slug)), 403, "tenant_inactive")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"), [("registration_policy = 'invite_only'", 403, "registration_closed"), ("is_active = false", 403, "tenant_inactive")]
+)
+async def test_a_tenant_that_is_closed_while_the_password_is_hashed_takes_nobody(
+    client: AsyncClient, factory: Factory, services: Services, monkeypatch: pytest.MonkeyPatch, change: str, status: int, code: str
+) -> None:
+    tenant = await factory.tenant(registration_policy="open")
+    hash_password = services.passwords.hash
+
+    async def close_and_hash(password: str) -> str:
+        await factory.run(f"UPDATE tenants SET {change} WHERE id = :id", id=tenant.id)
+        return await hash_password(password)
+
+    monkeypatch.setattr(services.passwords, "hash", close_and_hash)
+    refused(await client.post(REGISTER, json=newcomer(tenant_slug=tenant.slug)), status, code)
+    assert await factory.run("SELECT count(*) FROM users WHERE tenant_id = :id", id=tenant.id) == [(0,)]
 
 
 async def test_joining_changes_nothing_of_the_tenant(client: AsyncClient, factory: Factory) -> None:

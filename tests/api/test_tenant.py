@@ -8,6 +8,8 @@ import pytest
 from httpx import AsyncClient
 
 from tests.api.answers import accepted, refused
+from tests.api.concurrency import statement_not_yet_committed
+from tests.api.world import newcomer
 from tests.factories import Factory
 
 TENANT = "/api/v1/tenant"
@@ -94,3 +96,13 @@ async def test_of_many_who_take_one_subdomain_at_once_one_gets_it(client: AsyncC
     name = f"race-{uuid4().hex[:12]}"
     answers = await asyncio.gather(*(client.patch(TENANT, headers=admin.headers, json={"subdomain": name}) for admin in admins))
     assert sorted(answer.status_code for answer in answers) == [200] + [409] * 5
+
+
+async def test_a_tenant_that_waits_for_itself_keeps_nobody_from_founding_another(client: AsyncClient, factory: Factory, database_urls: tuple[str, str]) -> None:
+    admin = await factory.person()
+    own_row = "SELECT FROM tenants WHERE id = $1 FOR UPDATE"
+    async with statement_not_yet_committed(database_urls[0], own_row, admin.tenant.id) as held:
+        waiting = await held.begin(client.patch(TENANT, headers=admin.headers, json={"subdomain": f"s-{uuid4().hex[:12]}"}))
+        accepted(await client.post("/api/v1/auth/register", json=newcomer()), 201)
+        assert not waiting.done()
+        accepted(await held.commit_while(waiting))

@@ -23,11 +23,11 @@ async def read_tenant(caller: ReadAsViewer) -> TenantRead:
 @router.patch("", responses=documented(SubdomainTaken))
 async def update_tenant(change: TenantUpdate, ctx: AsAdmin) -> TenantRead:
     """Change the tenant's name, subdomain or registration policy. Admins only."""
-    if "subdomain" in change.model_fields_set:
-        await lock_tenant_names(ctx.session)
     tenant = await ctx.get_or_404(select(Tenant).where(Tenant.id == ctx.tenant.id).with_for_update(key_share=True))
     changes = change.changes_to(tenant)
     if (subdomain := changes.get("subdomain")) is not None:
+        # After the tenant's own row, which its other requests may hold for long: all tenants wait for the names.
+        await lock_tenant_names(ctx.session)
         taken = exists().where(Tenant.id != ctx.tenant.id, or_(Tenant.slug == subdomain, Tenant.subdomain == subdomain))
         if (await ctx.session.execute(select(taken))).scalar_one():
             raise SubdomainTaken
