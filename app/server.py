@@ -12,9 +12,9 @@ import typer
 import uvicorn
 
 from app.config import BadSettings, get_settings
-from app.http_protocol import Protocol
 from app.services.container import Readiness
 from app.utils.metrics import MetricsUnavailable, serve_metrics
+from app.wire.protocol import Protocol
 
 log = structlog.get_logger(__name__)
 

@@ -432,8 +432,8 @@ BELOW: dict[str, set[str]] = {
     "jobs": {"services", "core", "models", "database", *BASE},
     "cli": {"services", "core", "models", "database", *BASE},
     "main": {"api", "middleware", "services", "core", "database", *BASE},
-    "http_protocol": {"middleware", "core"},
-    "server": {"main", "http_protocol", "services", "config", "utils"},
+    "wire": {"middleware", "core"},
+    "server": {"main", "wire", "services", "config", "utils"},
 }
 
 

@@ -1,20 +1,27 @@
 """Where a request begins and ends on the wire: nobody's bytes become another request, and every request has its own answer."""
 
 import json
+import signal
 import socket
 import time
 from itertools import pairwise
+from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 
+from app.config import Settings
+from app.wire.protocol import MOST_WAITING
 from tests.api.live_server import Answer, LiveServer, answers_in
-from tests.api.test_wire import JSON, head, problem, serves
+from tests.api.test_wire import JSON, head, problem
 from tests.api.world import World
+from tests.faults.support import environment_of, server_process
 
 CLOSE = b"Connection: close\r\n"
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
 LAST = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+WAITED_FOR = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\n" + JSON + b"Content-Length: 9\r\n\r\n{"
 ALIVE = b'{"status":"alive"}'
 SEGMENT = 60_000
 
@@ -63,9 +70,13 @@ def test_requests_behind_such_an_offer_are_each_answered(live_server: LiveServer
     assert statuses(live_server.exchange(offers + LAST)) == [200] * 4
 
 
-def test_very_many_offers_at_once_are_answered(live_server: LiveServer) -> None:
-    offers = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n" * 2_000
-    assert statuses(live_server.exchange(offers + LAST)) == [200] * 2_001
+@pytest.mark.parametrize("offer", [b"", b"Connection: Upgrade\r\nUpgrade: x\r\n"])
+def test_who_sends_very_many_requests_at_once_is_answered_some_and_refused_the_rest(live_server: LiveServer, offer: bytes) -> None:
+    """Read all at once, they would hold up everybody else: 13,000 fit into a segment, and take a fifth of a second."""
+    *answered, refused = live_server.exchange((b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + offer + b"\r\n") * 2_000)
+    assert {answer.body for answer in answered} == {ALIVE}
+    assert MOST_WAITING <= len(answered) <= MOST_WAITING + 1
+    problem(refused, 400, "bad_request")
 
 
 def test_connect_is_refused_and_what_is_behind_it_no_request(live_server: LiveServer) -> None:
@@ -284,5 +295,54 @@ def test_a_connection_is_kept_for_longer_than_load_balancers_keep_it(live_server
         assert len(answers_in(b"".join(iter(lambda: connection.recv(65_536), b"")))) == 2
 
 
-def test_a_server_told_to_stop_does_not_wait_for_a_head_that_does_not_come(live_server: LiveServer, world: World) -> None:
-    assert serves(live_server, world)
+@pytest.mark.parametrize("closing", [CLOSE, b"Connection: Upgrade, close\r\nUpgrade: x\r\n", b"Connection: keep-alive, CLOSE\r\n"])
+def test_nothing_is_done_behind_the_request_that_closes(live_server: LiveServer, world: World, closing: bytes) -> None:
+    name, body = new_project()
+    second = head(b"POST", b"/api/v1/projects", world, JSON + b"Content-Length: %d\r\n" % len(body)) + body
+    assert statuses(live_server.exchange(head(b"GET", b"/api/v1/tenant", world, closing) + second)) == [200]
+    answer = live_server.send(head(b"GET", b"/api/v1/projects?q=" + name.encode(), world))
+    assert json.loads(answer.body)["items"] == []
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_who_sends_no_more_is_answered(live_server: LiveServer, world: World, count: int) -> None:
+    """As `nc -N` does, and programs that write a request and close their half."""
+    with socket.create_connection(("127.0.0.1", live_server.port), timeout=20) as connection:
+        connection.sendall(head(b"GET", b"/api/v1/tenant", world) * count)
+        connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert statuses(answers_in(received)) == [200] * count
+
+
+def test_whoever_leaves_while_several_answers_are_due_is_no_error(settings: Settings, tmp_path: Path) -> None:
+    with server_process(tmp_path, environment_of(settings, body_timeout=3)) as server:
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        assert httpx.get(f"{server.url}/health/live").status_code == 200
+        assert "unhandled error" not in server.output
+        assert "Traceback" not in server.output
+
+
+def test_a_server_told_to_stop_waits_for_nobody_who_sends_nothing(settings: Settings, tmp_path: Path) -> None:
+    beginnings = [
+        b"",
+        b"GET /he",
+        b"\0\0",
+        b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n",
+        WAITED_FOR,
+    ]
+    with server_process(tmp_path, environment_of(settings, body_timeout=3)) as server:
+        open_ones = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in beginnings]
+        for connection, beginning in zip(open_ones, beginnings, strict=True):
+            connection.sendall(beginning)
+        time.sleep(0.3)
+        stopped = time.monotonic()
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        assert time.monotonic() - stopped < 8
+        assert "Traceback" not in server.output
+        for connection in open_ones:
+            connection.close()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from app.http_protocol import Protocol
+from app.wire.protocol import Protocol
 
 BODIES = st.binary(max_size=40) | st.just(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
 OFFER = b"Connection: upgrade\r\nUpgrade: h2c\r\n"

@@ -9,27 +9,30 @@ A server and a proxy that disagree about that let one client put words into anot
 """
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, NoReturn, cast
+from collections.abc import Callable
+from typing import ClassVar, cast
 from urllib.parse import unquote
 
 import httptools
-from starlette.exceptions import HTTPException
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.core.exceptions import BadRequest, HeadTooLarge, Refusal, RequestTimeout
 from app.middleware.errors import REFUSAL
+from app.wire.cycle import Cycle
+from app.wire.head import read_head
 
 # What a head may have, give or take what came in one piece with its beginning.
-MOST_HEAD_BYTES, MOST_HEADER_LINES = 131_072, 200
+MOST_HEAD_BYTES = 131_072
 # Chunks of one byte take six; what a client spends on their framing beyond that is no honest body.
 CHUNK_OVERHEAD = 5
+# Requests that wait on one connection for those before them. Who sends more at once would have all others wait while they are read.
+MOST_WAITING = 200
 # How long, and how much of it, is read of what nobody wants any more.
 LINGER_SECONDS, MOST_DISCARDED_BYTES = 10.0, 16_777_216
+# The same, where the server is told to stop.
+LAST_LINGER_SECONDS = 1.0
 
-_LOOKED_AT = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
-_AUTHORITY = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _NO_REQUEST = {"method": "", "path": "", "raw_path": b"", "query_string": b""}
 
 
@@ -44,6 +47,8 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._in_head = False
         self._deaf = False
+        self._is_stopping = False
+        self._running: RequestResponseCycle | None = None
         self._bytes = self._body_bytes = self._discarded = 0
         self._hidden_framing: bytes | None = None
         self._made_up = False
@@ -55,9 +60,27 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget all timers."""
         super().connection_lost(exc)
+        self.pipeline.clear()
+        # uvicorn tells the last request alone; before it, another one may still be at work.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         self._unset_keepalive_if_required()
         self._set_timer(None)
         self.resume_writing()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it: whether the connection stays open for answers
+        """Answer what is here whole to a client that sends no more (RFC 9112, section 9.6: it may only have closed its own half)."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        return True
+
+    def shutdown(self) -> None:
+        """Stop after the answers that are due."""
+        self._is_stopping = True
+        super().shutdown()
 
     def pause_writing(self) -> None:
         """Wait for the client to read its answers, which may take as long as sending may."""
@@ -137,8 +160,13 @@ class Protocol(HttpToolsProtocol):
         headers, self.headers = self.headers, []
         version = self.parser.get_http_version()
         method = self.parser.get_method()
+        try:
+            expects, framing = read_head(method, version, self.url, headers)
+        except Refusal as refusal:
+            self._refusal = refusal
+            raise
+        self._hidden_framing = framing if self.parser.should_upgrade() else None
         url = httptools.parse_url(self.url)
-        expects = self._look_at(method, version, headers, url.schema is not None)
         path = url.path or b"/"
         text = path.decode("ascii")
         self.scope["method"] = method.decode("ascii")
@@ -146,36 +174,7 @@ class Protocol(HttpToolsProtocol):
         self.scope["path"] = unquote(text) if "%" in text else text
         self.scope["raw_path"] = path
         self.scope["query_string"] = url.query or b""
-        self._serve(Cycle(self, keep_alive=version != "1.0" and self.parser.should_keep_alive(), expects=expects and version != "1.0"))
-
-    def _look_at(self, method: bytes, version: str, headers: list[tuple[bytes, bytes]], is_absolute: bool) -> bool:
-        """Refuse a head that others might read in another way than we do. Returns whether the client waits for "100 Continue"."""
-        if len(headers) > MOST_HEADER_LINES:
-            self._refuse(HeadTooLarge())
-        if method == b"CONNECT" or version not in ("1.1", "1.0"):
-            self._refuse(BadRequest("This service speaks HTTP/1.1 and HTTP/1.0, and is no proxy."))
-        expects, framing = False, None
-        for name, value in headers:
-            if name not in _LOOKED_AT:
-                continue
-            if name == b"host":
-                if is_absolute and not _names(self.url, value):
-                    self._refuse(BadRequest("The request's target and its Host header must name the same host."))
-            elif name == b"transfer-encoding":
-                if value.lower() != b"chunked" or version == "1.0":
-                    self._refuse(BadRequest("The only transfer coding that is understood is `chunked`, in HTTP/1.1."))
-                framing = b"Transfer-Encoding: chunked"
-            elif name == b"content-length":
-                framing = b"Content-Length: %b" % value if value.strip(b"0") else None
-            else:
-                expects = value.lower() == b"100-continue"
-        self._hidden_framing = framing if self.parser.should_upgrade() else None
-        return expects
-
-    def _refuse(self, refusal: Refusal) -> NoReturn:
-        """Have the parser give up, whose callbacks are called from C."""
-        self._refusal = refusal
-        raise refusal
+        self._serve(Cycle(self, keep_alive=version != "1.0" and self.parser.should_keep_alive(), expects=expects))
 
     def on_body(self, body: bytes) -> None:
         """Hand a part of the body on."""
@@ -187,13 +186,21 @@ class Protocol(HttpToolsProtocol):
         if self._hidden_framing is None:
             super().on_message_complete()
 
-    def _serve(self, cycle: "Cycle") -> None:
+    def _serve(self, cycle: Cycle) -> None:
         before, self.cycle = self.cycle, cycle
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
+        elif len(self.pipeline) >= MOST_WAITING and REFUSAL not in cycle.scope:
+            self._refusal = BadRequest("Too many requests wait on this connection for those before them.")
+            self.cycle = before
+            raise self._refusal
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _break_off(self, refusal: Refusal) -> None:
         """Refuse what was begun, after the answers that are due, and read no more: nobody knows where a next request would begin."""
@@ -224,7 +231,7 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write_eof()
             self.flow.resume_reading()
-            self._set_timer(LINGER_SECONDS, self.transport.close)
+            self._set_timer(LAST_LINGER_SECONDS if self._is_stopping else LINGER_SECONDS, self.transport.close)
 
     def _discard(self, count: int) -> None:
         self._discarded += count
@@ -235,57 +242,3 @@ class Protocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if seconds is None or action is None else self.loop.call_later(seconds, action)
-
-
-class Cycle(RequestResponseCycle):
-    """A request and its answer."""
-
-    def __init__(self, protocol: Protocol, *, keep_alive: bool, expects: bool) -> None:
-        super().__init__(
-            scope=protocol.scope,
-            transport=protocol.transport,
-            flow=protocol.flow,
-            logger=protocol.logger,
-            access_logger=protocol.access_logger,
-            access_log=protocol.access_log,
-            default_headers=protocol.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expects,
-            keep_alive=keep_alive,
-            on_response=protocol.on_response_complete,
-        )
-        self._part = protocol.part
-        self._broken = False
-
-    def break_body(self) -> None:
-        """Say that the rest of the body cannot be read."""
-        self._broken = True
-        self.message_event.set()
-
-    async def receive(self) -> Any:
-        """Return the next part of the body. Raises `HTTPException`, which FastAPI lets through where it reads a body."""
-        if self._broken and not self.response_complete:
-            raise HTTPException(400)
-        return await super().receive()
-
-    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]  # as good as a coroutine to whoever awaits it, and quicker
-        """Send a part of the answer."""
-        if self.more_body and message["type"] == "http.response.start":
-            self.keep_alive = False
-            self.transport = cast(asyncio.Transport, _Parting(self.transport, self._part))
-        return super().send(message)
-
-
-class _Parting:
-    """A transport to which being closed means to part."""
-
-    def __init__(self, transport: asyncio.Transport, part: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = part
-
-
-def _names(url: bytes, host: bytes) -> bool:
-    """Whether the target is in absolute form (RFC 9112, section 3.2.2) and names that host."""
-    found = _AUTHORITY.match(url)
-    return found is not None and found[1].lower() == host.lower()
