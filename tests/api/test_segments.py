@@ -4,6 +4,7 @@ import asyncio
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,8 +44,8 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     body, more = b"", True
     while more:
         message = await receive()
-        body += message["body"]
-        more = message["more_body"]
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
     seen = b"%b %d %b;" % (scope["path"].encode(), len(scope["headers"]), body.hex().encode())
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(seen))]})
     await send({"type": "http.response.body", "body": seen})
@@ -73,13 +74,19 @@ def requests(draw: st.DrawFn) -> list[tuple[bytes, bytes]]:
     return made
 
 
-async def answers_to(segments: list[bytes]) -> bytes:
-    """Return the bodies of all answers to what comes in these segments, one behind the other."""
-    config = uvicorn.Config(echo, access_log=False, log_config=None, lifespan="off")
+def connected(application: Any) -> tuple[Protocol, Wire]:
+    """Return a connection to an application."""
+    config = uvicorn.Config(application, access_log=False, log_config=None, lifespan="off")
     config.load()
     wire = Wire()
     protocol = Protocol(config, ServerState(), {}, asyncio.get_running_loop())
     protocol.connection_made(wire)
+    return protocol, wire
+
+
+async def answers_to(segments: list[bytes]) -> bytes:
+    """Return the bodies of all answers to what comes in these segments, one behind the other."""
+    protocol, wire = connected(echo)
     for segment in segments:
         protocol.data_received(segment)
         for _ in range(12):
@@ -97,3 +104,23 @@ def test_segments_mean_nothing(made: list[tuple[bytes, bytes]], cuts: list[int])
     edges = [0, *sorted(cut % len(stream) for cut in cuts), len(stream)]
     segments = [stream[begin:end] for begin, end in pairwise(edges) if end > begin]
     assert asyncio.run(answers_to(segments)) == b"".join(said for _, said in made)
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 3])
+async def test_whoever_left_is_not_written_to_and_nothing_more_is_done(waiting: int) -> None:
+    """A write to what is closed is an error, that would be logged as ours."""
+    goes_on, begun = asyncio.Event(), []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        begun.append(scope["path"])
+        await goes_on.wait()
+        await echo(scope, receive, send)
+
+    protocol, wire = connected(slow)
+    protocol.data_received(b"GET /0 HTTP/1.1\r\nHost: x\r\n\r\n" * (1 + waiting))
+    await asyncio.sleep(0)
+    protocol.connection_lost(ConnectionResetError())
+    goes_on.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (wire.written, begun) == (b"", ["/0"])
