@@ -17,14 +17,14 @@ class RetryingRoute(APIRoute):
         if scope["method"] == "GET":
             await super().handle(scope, receive, send)
             return
-        attempts.start()
         received: list[Message] = []
-        for _ in range(ATTEMPTS):
-            try:
-                await super().handle(scope, _replayed(received, receive), send)
-            except TransactionConflict:
-                continue
-            return
+        with attempts.request():
+            for _ in range(ATTEMPTS):
+                try:
+                    await super().handle(scope, _replayed(received, receive), send)
+                except TransactionConflict:
+                    continue
+                return
         raise Overloaded("Too many requests change the same thing at this moment. Try again shortly.")
 
 

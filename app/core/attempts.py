@@ -1,14 +1,20 @@
 """What stays done when a request is run again because its transaction lost against another one (`app.api.retry`)."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 _done: ContextVar[set[Hashable] | None] = ContextVar("done", default=None)
 
 
-def start() -> None:
-    """Start a request that may be run several times."""
-    _done.set(set())
+@contextmanager
+def request() -> Iterator[None]:
+    """Enclose a request that may be run several times."""
+    token = _done.set(set())
+    try:
+        yield
+    finally:
+        _done.reset(token)
 
 
 def note(fact: Hashable) -> None:

@@ -241,14 +241,13 @@ async def test_a_solution_that_was_not_spent_because_the_spending_was_lost_is_sp
     captcha: Captcha, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     solution = solved(captcha.challenge())
-    attempts.start()
-    with monkeypatch.context() as losing:
-        losing.setattr(captcha._database, "transaction", lost)
-        with pytest.raises(TransactionConflict):
-            await captcha.demand(solution)
-    await captcha.demand(solution)
-    attempts.start()
-    with pytest.raises(CaptchaInvalid):
+    with attempts.request():
+        with monkeypatch.context() as losing:
+            losing.setattr(captcha._database, "transaction", lost)
+            with pytest.raises(TransactionConflict):
+                await captcha.demand(solution)
+        await captcha.demand(solution)
+    with attempts.request(), pytest.raises(CaptchaInvalid):
         await captcha.demand(solution)
 
 
