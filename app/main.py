@@ -66,10 +66,11 @@ def middleware_of(services: Services) -> list[Middleware]:
         Middleware(SecurityHeadersMiddleware),
         # Outside of what answers errors, which have no body either.
         Middleware(HeadMiddleware),
-        # Twice: CORS refuses by itself, and what is refused further in needs its headers.
-        *([Middleware(ErrorMiddleware), Middleware(ProblemCORSMiddleware, **cors_of(settings))] if settings.allowed_origins else []),
         Middleware(ErrorMiddleware),
+        # Outside of CORS, which answers preflight requests itself.
         Middleware(TrustedHostMiddleware, settings.allowed_hosts),
+        # Errors once more: what is refused further in needs the headers of CORS.
+        *([Middleware(ProblemCORSMiddleware, **cors_of(settings)), Middleware(ErrorMiddleware)] if settings.allowed_origins else []),
         Middleware(BodyLimitMiddleware, settings.max_body_bytes, settings.body_timeout),
         Middleware(TenantMiddleware, services.tenants, settings.base_domain),
         Middleware(RateLimitMiddleware, services.limiter, services.tokens, services.tenants, services.principals),

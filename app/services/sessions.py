@@ -1,11 +1,11 @@
-"""The life of sessions after sign-in: refreshed, and ended."""
+"""The life of sessions after sign-in: refreshed, and ended, also because there are too many."""
 
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Row, case, func, select, update
+from sqlalchemy import Row, case, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.account_exceptions import RefreshTokenReused
@@ -23,6 +23,8 @@ GRACE = timedelta(seconds=10)
 # Whoever refreshes more often than this within the time of grace is no person with two tabs.
 REMEMBERED_REFRESHES = 8
 LONGEST_USER_AGENT = 400
+# Of one user. So few that one statement ends all of them, and a sign-in can look through them.
+MOST_SESSIONS = 1_000
 _UNSYNCHRONIZED = {"synchronize_session": False}
 _OF_USER = [getattr(User, name) for name in UserRead.model_fields]
 
@@ -181,3 +183,16 @@ async def revoke_sessions(session: AsyncSession, tenant_id: UUID, user_id: UUID,
     if keep is not None:
         ending = ending.where(Session.id != keep)
     await session.execute(ending, execution_options=_UNSYNCHRONIZED)
+
+
+async def make_room(session: AsyncSession, changes: Changes, tenant_id: UUID, user_id: UUID) -> None:
+    """Delete what keeps a user from one session more: those that have ended first, then the ones that were used least lately.
+
+    To be called with the user's row locked. Whoever could open any number of sessions could not be deactivated: to end them would take too long.
+    """
+    kept_first = (Session.revoked_at.is_not(None), Session.last_used_at.desc())
+    of_user = select(Session.id).where(Session.tenant_id == tenant_id, Session.user_id == user_id)
+    too_many = of_user.order_by(*kept_first).offset(MOST_SESSIONS - 1).limit(MOST_SESSIONS)
+    deleting = delete(Session).where(Session.tenant_id == tenant_id, Session.id.in_(too_many)).returning(Session.id)
+    if (await session.execute(deleting, execution_options=_UNSYNCHRONIZED)).all():
+        await changes.announce(session, user_id)

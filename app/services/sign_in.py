@@ -13,10 +13,11 @@ from app.core.throttle import Pace
 from app.models import MailTemplate, Session, User, new_id
 from app.schemas.auth import Credentials, SignedIn
 from app.schemas.user import UserRead
+from app.services.changes import telling
 from app.services.container import Services
 from app.services.mail import post
 from app.services.places import is_new_place, known_addresses, known_network
-from app.services.sessions import LONGEST_USER_AGENT, signed_in
+from app.services.sessions import LONGEST_USER_AGENT, make_room, signed_in
 
 NO_TENANT = UUID(int=0)
 # A program that calls itself something else each time is at a new place each time; and its address may be a stranger's, who has not verified it.
@@ -79,12 +80,13 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
     Raises `InvalidCredentials` where the user is gone, off or has another password by now.
 
     A sign-in from a place that the user has not been at lately, unless it is the first of all, is told to the user by mail, five times an hour at the most.
+    Beyond so many sessions it ends another one of the user's.
     """
     session_id = new_id()
     refresh_token = services.derived_tokens.make(TokenKind.REFRESH, TokenName(user.tenant_id, session_id))
     lifetime = timedelta(days=services.settings.refresh_token_days)
     user_agent = user_agent[:LONGEST_USER_AGENT] if user_agent else None
-    async with services.database.transaction(user.tenant_id) as session:
+    async with telling(services.stamps, user.tenant_id) as changes, services.database.transaction(user.tenant_id) as session:
         seen = (
             update(User)
             .where(User.tenant_id == user.tenant_id, User.id == user.id, User.is_active, User.password_version == user.password_version)
@@ -97,6 +99,7 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
         is_news = await is_new_place(session, user, ip_address, user_agent)
         if is_news and await services.throttle.take(f"news\0{user.tenant_id}\0{user.id}", NEWS):
             await post(session, user.tenant_id, MailTemplate.NEW_SIGN_IN, current.email, subject_id=user.id, ip_address=ip_address, user_agent=user_agent)
+        await make_room(session, changes, user.tenant_id, user.id)
         session.add(
             Session(
                 tenant_id=user.tenant_id,
@@ -109,6 +112,6 @@ async def open_session(services: Services, user: User, *, ip_address: str | None
             )
         )
         answer = UserRead.model_validate(current)
-    # GET /auth/me shows when they last signed in, out of what servers remember.
-    await services.stamps.renew(user.tenant_id, user.id)
+        # GET /auth/me shows when they last signed in, out of what servers remember.
+        changes.users.add(user.id)
     return signed_in(services, user.tenant_id, session_id, refresh_token, answer)

@@ -94,3 +94,14 @@ async def test_a_page_of_another_origin_may_not_call(database_urls: tuple[str, s
         assert "access-control-allow-origin" not in preflight.headers
         response = await client.get("/api/v1/projects", headers={**world.admin.headers, **origin})
         assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("hosts", "code"),
+    [((("Host", "localhost"), ("Host", "evil.example")), "ambiguous_header"), ((("Host", "evil.example"),), "invalid_host")],
+    ids=["two hosts", "a foreign host"],
+)
+async def test_a_preflight_is_refused_for_its_host_as_any_request_is(database_urls: tuple[str, str], hosts: tuple[tuple[str, str], ...], code: str) -> None:
+    async with client_with(database_urls, allowed_origins=("https://app.example.com",), allowed_hosts=("localhost",)) as client:
+        headers = [*hosts, ("Origin", "https://app.example.com"), ("Access-Control-Request-Method", "GET")]
+        refused(await client.options("/api/v1/projects", headers=headers), 400, code)

@@ -1,5 +1,6 @@
 """The caller's sessions: listed, ended one by one, and all at once."""
 
+import asyncio
 from uuid import UUID, uuid4
 
 import pytest
@@ -136,3 +137,48 @@ async def test_logging_out_everywhere_ends_every_session_of_the_caller_and_nobod
     accepted(await client.get(ME, headers=colleague.headers))
     credentials = {"email": people[0].user.email, "password": PASSWORD, "tenant_slug": people[0].tenant.slug}
     accepted(await client.post("/api/v1/auth/login", json=credentials))
+
+
+# ─── Too many ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def sign_in(client: AsyncClient, person: Person) -> None:
+    credentials = {"email": person.user.email, "password": PASSWORD, "tenant_slug": person.tenant.slug}
+    accepted(await client.post("/api/v1/auth/login", json=credentials))
+
+
+@pytest.fixture
+def _three_at_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.sessions.MOST_SESSIONS", 3)
+
+
+@pytest.mark.usefixtures("_three_at_the_most")
+async def test_one_session_too_many_ends_the_one_that_was_used_least_lately(client: AsyncClient, factory: Factory) -> None:
+    """Without a bound, whoever signs in often enough can be neither deactivated nor deleted: to end all of it takes longer than a statement may."""
+    first, second, third = await sessions_of(factory, 3)
+    other = await factory.person(first.tenant)
+    await successor(client, first.refresh_token)
+    # So that the process remembers it.
+    accepted(await client.get(ME, headers=second.headers))
+    await sign_in(client, first)
+    refused(await client.get(ME, headers=second.headers), 401, "token_revoked")
+    refused(await refresh(client, second.refresh_token), 401, "token_revoked")
+    for person in (first, third, other):
+        accepted(await client.get(ME, headers=person.headers))
+    assert await factory.run("SELECT count(*) FROM sessions WHERE user_id = :id", id=first.user.id) == [(3,)]
+
+
+@pytest.mark.usefixtures("_three_at_the_most")
+async def test_sessions_that_have_ended_make_room_first(client: AsyncClient, factory: Factory) -> None:
+    first, second, newest = await sessions_of(factory, 3)
+    await factory.run("UPDATE sessions SET revoked_at = now() WHERE id = :id", id=newest.session_id)
+    await sign_in(client, first)
+    assert set(await listed(client, first)) >= {first.session_id, second.session_id}
+    assert await factory.run("SELECT count(*) FROM sessions WHERE id = :id", id=newest.session_id) == [(0,)]
+
+
+@pytest.mark.usefixtures("_three_at_the_most")
+async def test_of_many_sign_ins_at_once_no_more_sessions_are_left(client: AsyncClient, factory: Factory) -> None:
+    person = await factory.person()
+    await asyncio.gather(*(sign_in(client, person) for _ in range(8)))
+    assert await factory.run("SELECT count(*) FROM sessions WHERE user_id = :id", id=person.user.id) == [(3,)]

@@ -98,9 +98,12 @@ async def test_of_many_who_take_one_subdomain_at_once_one_gets_it(client: AsyncC
     assert sorted(answer.status_code for answer in answers) == [200] + [409] * 5
 
 
-async def test_a_tenant_that_waits_for_itself_keeps_nobody_from_founding_another(client: AsyncClient, factory: Factory, database_urls: tuple[str, str]) -> None:
+@pytest.mark.parametrize("held_by", ["a change of the tenant: FOR UPDATE", "any other write of the tenant: FOR KEY SHARE"])
+async def test_a_tenant_that_waits_for_itself_keeps_nobody_from_founding_another(
+    client: AsyncClient, factory: Factory, database_urls: tuple[str, str], held_by: str
+) -> None:
     admin = await factory.person()
-    own_row = "SELECT FROM tenants WHERE id = $1 FOR UPDATE"
+    own_row = "SELECT FROM tenants WHERE id = $1 " + held_by.partition(": ")[2]
     async with statement_not_yet_committed(database_urls[0], own_row, admin.tenant.id) as held:
         waiting = await held.begin(client.patch(TENANT, headers=admin.headers, json={"subdomain": f"s-{uuid4().hex[:12]}"}))
         accepted(await client.post("/api/v1/auth/register", json=newcomer()), 201)

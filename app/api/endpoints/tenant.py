@@ -23,10 +23,12 @@ async def read_tenant(caller: ReadAsViewer) -> TenantRead:
 @router.patch("", responses=documented(SubdomainTaken))
 async def update_tenant(change: TenantUpdate, ctx: AsAdmin) -> TenantRead:
     """Change the tenant's name, subdomain or registration policy. Admins only."""
-    tenant = await ctx.get_or_404(select(Tenant).where(Tenant.id == ctx.tenant.id).with_for_update(key_share=True))
+    # All that the change will need, at once: a new subdomain, being unique, needs the row from writes that merely refer to it, too.
+    needs_all = "subdomain" in change.model_fields_set
+    tenant = await ctx.get_or_404(select(Tenant).where(Tenant.id == ctx.tenant.id).with_for_update(key_share=not needs_all))
     changes = change.changes_to(tenant)
     if (subdomain := changes.get("subdomain")) is not None:
-        # After the tenant's own row, which its other requests may hold for long: all tenants wait for the names.
+        # Last, and after it nothing is waited for: the tenant's own requests may hold its row for long, and all tenants wait for the names.
         await lock_tenant_names(ctx.session)
         taken = exists().where(Tenant.id != ctx.tenant.id, or_(Tenant.slug == subdomain, Tenant.subdomain == subdomain))
         if (await ctx.session.execute(select(taken))).scalar_one():
