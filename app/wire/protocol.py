@@ -33,6 +33,8 @@ LINGER_SECONDS, MOST_DISCARDED_BYTES = 10.0, 16_777_216
 # The same, where the server is told to stop.
 LAST_LINGER_SECONDS = 1.0
 
+# Why the parser gives up, where that is no fault of ours in what it calls.
+_OF_THE_CLIENT = (Refusal, httptools.HttpParserError, UnicodeDecodeError, type(None))
 _NO_REQUEST = {"method": "", "path": "", "raw_path": b"", "query_string": b""}
 
 
@@ -101,7 +103,9 @@ class Protocol(HttpToolsProtocol):
         self._bytes += len(data)
         try:
             self._feed(data)
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            if not isinstance(error.__context__, _OF_THE_CLIENT):
+                raise
             self._break_off(self._refusal or BadRequest("This cannot be read as an HTTP/1.1 request."))
             return
         if self._in_head:
@@ -156,6 +160,8 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False
         if self._timer is not None:
             self._set_timer(None)
+            # Begun anew where the request before it was answered meanwhile.
+            self._unset_keepalive_if_required()
         # What comes from now on are trailers: taken for headers, they could say who is calling, from where, and for which tenant.
         headers, self.headers = self.headers, []
         version = self.parser.get_http_version()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from httptools import HttpParserCallbackError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
@@ -124,3 +125,38 @@ async def test_whoever_left_is_not_written_to_and_nothing_more_is_done(waiting: 
     for _ in range(20):
         await asyncio.sleep(0)
     assert (wire.written, begun) == (b"", ["/0"])
+
+
+async def test_a_request_whose_head_came_in_two_parts_around_an_answer_is_not_taken_for_idle() -> None:
+    goes_on = asyncio.Event()
+
+    async def slow_from_the_second_on(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] != "/0":
+            await goes_on.wait()
+        await echo(scope, receive, send)
+
+    protocol, wire = connected(slow_from_the_second_on)
+    protocol.data_received(b"GET /0 HTTP/1.1\r\nHost: x\r\n\r\nGET /1 HTTP/1.1\r\nHost: ")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert b"/0" in wire.written
+    protocol.data_received(b"x\r\n\r\n")
+    assert protocol.timeout_keep_alive_task is None
+    goes_on.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert b"/1" in wire.written
+    protocol.connection_lost(None)
+
+
+async def test_a_fault_of_ours_is_not_told_to_be_the_client_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_: object) -> None:
+        raise ZeroDivisionError
+
+    protocol, wire = connected(echo)
+    monkeypatch.setattr("app.wire.protocol.read_head", faulty)
+    with pytest.raises(HttpParserCallbackError) as raised:
+        protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert isinstance(raised.value.__context__, ZeroDivisionError)
+    assert wire.written == b""
+    protocol.connection_lost(None)
