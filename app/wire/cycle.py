@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from starlette.exceptions import HTTPException
@@ -29,22 +30,30 @@ class Cycle(RequestResponseCycle):
             on_response=protocol.on_response_complete,
         )
         self._part = protocol.part
-        self._broken = False
+        self._broken: int | None = None
+        self._ended = False
 
-    def break_body(self) -> None:
-        """Say that the rest of the body cannot be read."""
-        self._broken = True
+    def break_body(self, status: int = HTTPStatus.BAD_REQUEST) -> None:
+        """Say that the rest of the body cannot be read, and what to answer to whoever tries."""
+        self._broken = status
         self.message_event.set()
+
+    def end_body(self) -> None:
+        """Say that the client sends no more."""
+        self.keep_alive = False
+        self._ended = True
+        if self.more_body:
+            self.break_body()
 
     async def receive(self) -> Any:
         """Return the next part of the body. Raises `HTTPException`, which FastAPI lets through where it reads a body."""
-        if self._broken and not self.response_complete:
-            raise HTTPException(400)
+        if self._broken is not None and not self.response_complete:
+            raise HTTPException(self._broken)
         return await super().receive()
 
     def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]  # as good as a coroutine to whoever awaits it, and quicker
         """Send a part of the answer."""
-        if self.more_body and message["type"] == "http.response.start":
+        if self.more_body and not self._ended and message["type"] == "http.response.start":
             self.keep_alive = False
             self.transport = cast(asyncio.Transport, _Parting(self.transport, self._part))
         return super().send(message)

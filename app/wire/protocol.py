@@ -4,12 +4,14 @@ A server and a proxy that disagree about that let one client put words into anot
 
 - What cannot be read is refused through the whole application, behind the answers that are still due, so it looks as every other refusal.
 - Trailers are no headers. An offer to speak another protocol is ignored, and the body behind it read.
-- Heads have a largest size and a longest time, and answers that are not read a longest time as well.
+- Heads have a largest size and a longest time, and answers that are not read a longest time as well, also where the connection is closed already.
+- Nothing is read on while requests wait that are here already.
 - An answer that is given before the request is here whole is the connection's last, and what the client still sends is read before it is closed.
 """
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import ClassVar, cast
 from urllib.parse import unquote
 
@@ -20,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.core.exceptions import BadRequest, HeadTooLarge, Refusal, RequestTimeout
 from app.middleware.errors import REFUSAL
 from app.wire.cycle import Cycle
+from app.wire.flow import Flow
 from app.wire.head import read_head
 
 # What a head may have, give or take what came in one piece with its beginning.
@@ -32,6 +35,8 @@ MOST_WAITING = 200
 LINGER_SECONDS, MOST_DISCARDED_BYTES = 10.0, 16_777_216
 # The same, where the server is told to stop.
 LAST_LINGER_SECONDS = 1.0
+# How long a server that is told to stop still waits for bodies, and for answers to be read: well before it would cancel what is at work, which is an error.
+LAST_CLIENT_SECONDS = 10.0
 
 # Why the parser gives up, where that is no fault of ours in what it calls.
 _OF_THE_CLIENT = (Refusal, httptools.HttpParserError, UnicodeDecodeError, type(None))
@@ -47,6 +52,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it: asyncio names the base of all transports
         """Wait for the first request no longer than for a next one."""
         super().connection_made(transport)
+        self.flow = Flow(transport, self.pipeline)
         self._in_head = False
         self._deaf = False
         self._is_stopping = False
@@ -73,16 +79,27 @@ class Protocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it: whether the connection stays open for answers
         """Answer what is here whole to a client that sends no more (RFC 9112, section 9.6: it may only have closed its own half)."""
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete or cycle.more_body:
+        if self.cycle is None or self.cycle.response_complete:
+            self._hang_up()
             return False
-        cycle.keep_alive = False
+        cast(Cycle, self.cycle).end_body()
         return True
 
     def shutdown(self) -> None:
         """Stop after the answers that are due."""
         self._is_stopping = True
         super().shutdown()
+        self.loop.call_later(LAST_CLIENT_SECONDS, self._stop_waiting)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that is not used."""
+        self._hang_up()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, if this was not the last one."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._hang_up()
 
     def pause_writing(self) -> None:
         """Wait for the client to read its answers, which may take as long as sending may."""
@@ -193,6 +210,7 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _serve(self, cycle: Cycle) -> None:
+        self._unset_keepalive_if_required()
         before, self.cycle = self.cycle, cycle
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
@@ -217,7 +235,6 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_message_begin()
         self.scope.update({**_NO_REQUEST, REFUSAL: refusal})  # type: ignore[typeddict-item]  # ASGI lets servers add keys of their own
-        self._unset_keepalive_if_required()
         self._serve(Cycle(self, keep_alive=False, expects=False))
 
     def _head_is_late(self) -> None:
@@ -237,12 +254,23 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write_eof()
             self.flow.resume_reading()
-            self._set_timer(LAST_LINGER_SECONDS if self._is_stopping else LINGER_SECONDS, self.transport.close)
+            self._set_timer(LAST_LINGER_SECONDS if self._is_stopping else LINGER_SECONDS, self._hang_up)
 
     def _discard(self, count: int) -> None:
         self._discarded += count
         if self._discarded > MOST_DISCARDED_BYTES:
-            self.transport.close()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close the connection once all is sent, or after a while: the system waits for ever for a client to read."""
+        self.transport.close()
+        self._set_timer(self.client_seconds, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self.flow.write_paused or self.transport.is_closing():
+            self.transport.abort()
+        elif self.cycle is not None and self.cycle.more_body:
+            cast(Cycle, self.cycle).break_body(HTTPStatus.REQUEST_TIMEOUT)
 
     def _set_timer(self, seconds: float | None, action: Callable[[], None] | None = None) -> None:
         if self._timer is not None:

@@ -303,14 +303,27 @@ def test_nothing_is_done_behind_the_request_that_closes(live_server: LiveServer,
     assert json.loads(answer.body)["items"] == []
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_who_sends_no_more_is_answered(live_server: LiveServer, world: World, count: int) -> None:
-    """As `nc -N` does, and programs that write a request and close their half."""
+@pytest.mark.parametrize(
+    ("rest", "more"),
+    [
+        (b"", []),
+        (b"GET /hea", []),
+        (b"\0\0\r\n\r\n", [400]),
+        (b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\n" + JSON + b"Content-Length: 9\r\n\r\n{", [400]),
+        (b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\n" + JSON + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", [400]),
+    ],
+    ids=["whole", "head", "nonsense", "length", "chunked"],
+)
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_who_sends_no_more_is_answered(live_server: LiveServer, world: World, count: int, rest: bytes, more: list[int]) -> None:
+    """As `nc -N` does, and programs that write a request and close their half. What is not whole takes no answer from what is, and is never acted on."""
     with socket.create_connection(("127.0.0.1", live_server.port), timeout=20) as connection:
-        connection.sendall(head(b"GET", b"/api/v1/tenant", world) * count)
+        connection.sendall(head(b"GET", b"/api/v1/tenant", world) * count + rest)
         connection.shutdown(socket.SHUT_WR)
+        started = time.monotonic()
         received = b"".join(iter(lambda: connection.recv(65_536), b""))
-    assert statuses(answers_in(received)) == [200] * count
+    assert statuses(answers_in(received)) == [200] * count + more
+    assert time.monotonic() - started < 5
 
 
 def test_a_server_told_to_stop_waits_for_nobody_who_sends_nothing(settings: Settings, tmp_path: Path) -> None:

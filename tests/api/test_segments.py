@@ -23,6 +23,7 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.closed = False
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -30,8 +31,15 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def abort(self) -> None:
+        """The same as to close it."""
+
+    def write_eof(self) -> None:
+        """Nothing more is written after that."""
+
     def close(self) -> None:
         """Nothing more is written after that."""
+        self.closed = True
 
     def pause_reading(self) -> None:
         """The test looks after that itself."""
