@@ -177,8 +177,6 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False
         if self._timer is not None:
             self._set_timer(None)
-            # Begun anew where the request before it was answered meanwhile.
-            self._unset_keepalive_if_required()
         # What comes from now on are trailers: taken for headers, they could say who is calling, from where, and for which tenant.
         headers, self.headers = self.headers, []
         version = self.parser.get_http_version()
@@ -210,6 +208,7 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _serve(self, cycle: Cycle) -> None:
+        # Begun anew where the request before it was answered while this one arrived.
         self._unset_keepalive_if_required()
         before, self.cycle = self.cycle, cycle
         if before is None or before.response_complete:
